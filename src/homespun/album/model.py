@@ -1,0 +1,182 @@
+"""What the album tells its callers: plain, immutable records shared by the facade, the command line and the web."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Source = Literal["human", "automatic"]
+PhotoStatus = Literal["ok", "vanished"]
+Answer = Literal["yes", "no", "skip"]
+Order = Literal["date", "date-ascending", "confidence", "doubt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic and how it stands in the library.
+
+    `photos` counts the photos shown in it, `confirmed` those that a person put there, `doubtful` the automatic ones
+    that the album would like to ask about.
+    """
+
+    key: str
+    name_en: str
+    name_zh: str
+    builtin: bool
+    hidden: bool
+    photos: int
+    confirmed: int
+    doubtful: int
+    cover_photo_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoTopic:
+    """How a photo stands to a topic. `confidence` is the calibrated probability, None where a person has said."""
+
+    key: str
+    name_en: str
+    name_zh: str
+    confidence: float | None
+    source: Source
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A photo (one content), where its files are and what is known of it.
+
+    `taken` is local time, ISO 8601 without a zone; `paths` is for people to read (names that are not UTF-8 show
+    replacement characters). `topics` holds every topic that it is in, and those that a person said it is not in.
+    """
+
+    id: int
+    name: str
+    paths: list[str]
+    content_hash: str
+    taken: str | None
+    sort_date: str
+    width: int
+    height: int
+    byte_size: int
+    latitude: float | None
+    longitude: float | None
+    place: str | None
+    camera: str | None
+    format: str
+    status: PhotoStatus
+    topics: list[PhotoTopic] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a search: its photos, and how many photos the whole search has."""
+
+    photos: list[Photo]
+    total: int
+    offset: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The photos before and after one in the order of a search, and its place in it (from 0; None if not in it)."""
+
+    previous: int | None
+    next: int | None
+    position: int | None
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A photo that entered or left a topic because of a change; `confidence` is the new one."""
+
+    photo_id: int
+    topic: str
+    before: bool
+    after: bool
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a person changed, and what else moved because of it.
+
+    `moved` holds the most certain moves, `moved_total` counts all of them; both leave out what was said itself.
+    `kind` is one of "label", "answer", "add-topic", "rename-topic", "hide-topic", "remove-topic", "edited".
+    """
+
+    id: int
+    kind: str
+    photos: list[int]
+    topics: list[str]
+    made_at: str
+    undone: bool
+    moved: list[Moved] = field(default_factory=list)
+    moved_total: int = 0
+    seconds: float = 0.0
+    details: dict[str, str | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A question to the family: is this photo in this topic?
+
+    `present` is what the album believes now, `reason` a short code of why it asks (for people: see the doubts page).
+    """
+
+    photo: Photo
+    topic: str
+    confidence: float
+    present: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place with photos; `key` is what a search takes."""
+
+    key: str
+    name: str
+    latitude: float
+    longitude: float
+    photos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """A month ("2024-05") with its number of photos."""
+
+    month: str
+    photos: int
+    cover_photo_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file that could not be read: a code for programs, a detail for the curious."""
+
+    path: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The library in numbers."""
+
+    data_dir: str
+    roots: list[str]
+    photos: int
+    vanished: int
+    files: int
+    unreadable: int
+    without_features: int
+    topics: int
+    family_topics: int
+    labels: int
+    changes: int
+    backbone: str | None
+    last_indexed: str | None
+    indexing: bool

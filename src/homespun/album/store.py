@@ -1,0 +1,537 @@
+"""The library on disk: one data folder with a SQLite database and thumbnails. The only module that writes to it.
+
+The indexer brings photos in through `Store`'s ingest methods; the facade (`album.Album`) reads and writes the rest
+through its transactions. One process may write (a lock file says which), any number may read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from homespun.album.errors import LibraryBusyError, LibraryError, StorageFullError
+from homespun.album.migrations import PAGE_SIZE, STEPS, migrate, schema_version
+
+if TYPE_CHECKING:
+    from homespun.album.imaging import PhotoData
+
+DATABASE = "album.sqlite3"
+THUMBNAILS = "thumbnails"
+LOCK = "lock"
+
+# Readers are shared by the threads of a web server; more of them than cores would only hold page caches.
+MOST_IDLE_READERS = 4
+
+
+class FileStat(Protocol):
+    """What tells whether a file is still the one that was read (`scan.FileEntry` has these)."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def mtime_ns(self) -> int: ...
+    @property
+    def inode(self) -> int: ...
+    @property
+    def device(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """What the library knows of a path. Exactly one of `photo_id` and `reason` is set.
+
+    A vanished file that returns with the same size and time needs no new reading: `Store.mark_returned`.
+    """
+
+    size: int
+    mtime_ns: int
+    inode: int
+    device: int
+    photo_id: int | None
+    reason: str | None
+    vanished: bool
+
+
+class Store:
+    """A library opened for writing (`Store.open`) or for reading (`Store.open(..., read_only=True)`).
+
+    Safe to use from several threads: writes take turns, each in a transaction, and readers never wait for them.
+    """
+
+    def __init__(self, data_dir: Path, *, read_only: bool, lock: int | None) -> None:
+        self.data_dir = data_dir
+        self.read_only = read_only
+        self._lock_file = lock
+        self._turn = threading.RLock()
+        self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+        self._closed = False
+        self._writer: sqlite3.Connection | None = None
+
+    @classmethod
+    def open(cls, data_dir: str | os.PathLike[str], *, read_only: bool = False) -> Store:
+        """Open the library in `data_dir`, made new if there is none (unless `read_only`).
+
+        Raises `LibraryBusyError` if another process writes to it, `LibraryError` if it is missing, damaged or too new.
+        """
+        folder = Path(data_dir)
+        if read_only:
+            return cls._open_for_reading(folder)
+        try:
+            (folder / THUMBNAILS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LibraryError(f"cannot use {folder} as the album's data folder: {error.strerror}") from error
+        store = cls(folder, read_only=False, lock=_take_lock(folder))
+        try:
+            with _explained(folder):
+                store._writer = _connect(folder / DATABASE)
+                migrate(store._writer)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def _open_for_reading(cls, folder: Path) -> Store:
+        if not (folder / DATABASE).is_file():
+            raise LibraryError(
+                f"there is no album in {folder}; run `homespun album index FOLDER` first, or name its folder with --data"
+            )
+        store = cls(folder, read_only=True, lock=None)
+        with _explained(folder), store.reader() as connection:
+            version = schema_version(connection)
+        if version != len(STEPS):
+            store.close()
+            cls.open(folder).close()  # brings an older file up to date, or says that it is too new or busy
+            return cls._open_for_reading(folder)
+        return store
+
+    def close(self) -> None:
+        """Close every connection and give up the write lock. Safe to call twice."""
+        with self._turn:
+            self._closed = True
+            while not self._readers.empty():
+                self._readers.get().close()
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+            if self._lock_file is not None:
+                os.close(self._lock_file)
+                self._lock_file = None
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Transactions
+
+    @contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """A write transaction: all of it holds, or nothing.
+
+        Survives a kill of the process either way; `durable` waits for the disk, so that it survives a power cut too
+        (what a person said is durable; a photo that is lost to a power cut is only read again).
+        Raises `StorageFullError` when the disk is, `LibraryError` when the library is read-only.
+        """
+        with self._turn, _explained(self.data_dir):
+            if self._writer is None:
+                raise LibraryError(
+                    f"the album in {self.data_dir} is {'closed' if self._closed else 'open for reading only'}"
+                )
+            self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def reader(self) -> Iterator[sqlite3.Connection]:
+        """A connection for reading, in one consistent view of the library for as long as it is held."""
+        if self._closed:
+            raise LibraryError(f"the album in {self.data_dir} is closed")
+        try:
+            connection = self._readers.get_nowait()
+        except queue.Empty:
+            with _explained(self.data_dir):
+                connection = _connect(self.data_dir / DATABASE, read_only=True)
+        try:
+            with _explained(self.data_dir):
+                connection.execute("BEGIN")
+                yield connection
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if self._closed or self._readers.qsize() >= MOST_IDLE_READERS:
+                connection.close()
+            else:
+                self._readers.put(connection)
+
+    # Settings and roots
+
+    def setting(self, key: str) -> str | None:
+        """The stored value of a setting, or None."""
+        with self.reader() as connection:
+            row = connection.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_setting(self, key: str, value: str) -> None:
+        """Store a setting."""
+        with self.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, value))
+
+    def roots(self) -> list[bytes]:
+        """The folders that belong to the album, sorted."""
+        with self.reader() as connection:
+            return [row[0] for row in connection.execute("SELECT path FROM root ORDER BY path")]
+
+    def add_roots(self, paths: Iterable[bytes]) -> None:
+        """Remember folders for this and later runs."""
+        with self.transaction(durable=True) as connection:
+            connection.executemany("INSERT OR IGNORE INTO root VALUES (?)", [(path,) for path in paths])
+
+    # Ingest: what the indexer calls
+
+    def known_files(self) -> dict[bytes, KnownFile]:
+        """Every path that was ever read, vanished ones included."""
+        with self.reader() as connection:
+            rows = connection.execute(
+                "SELECT path, size, mtime_ns, inode, device, photo_id, reason, vanished FROM file"
+            )
+            return {path: KnownFile(*values, vanished=bool(vanished)) for path, *values, vanished in rows}
+
+    def photo_with_content(self, content_hash: str) -> int | None:
+        """The id of the photo with this content, or None."""
+        with self.reader() as connection:
+            row = connection.execute(
+                "SELECT id FROM photo WHERE content_hash = ?", (content_hash,)
+            ).fetchone()
+        return None if row is None else int(row[0])
+
+    def has_feature(self, photo_id: int, backbone: str) -> bool:
+        """Whether the photo's features of this backbone are stored."""
+        with self.reader() as connection:
+            query = "SELECT 1 FROM feature WHERE backbone = ? AND photo_id = ?"
+            return connection.execute(query, (backbone, photo_id)).fetchone() is not None
+
+    def add_photo(
+        self,
+        path: bytes,
+        stat: FileStat,
+        photo: PhotoData,
+        feature: npt.NDArray[np.float32] | None,
+        backbone: str,
+        *,
+        place: str | None = None,
+    ) -> int:
+        """Store what was read from a file and return the photo's id.
+
+        A content that is known already gains the file (and the feature, if it had none of this backbone); labels belong
+        to the content, so they hold for each of its files. A path that held another content leaves that one.
+        `feature` has shape (D,) or is None (computed later: `photos_without_feature`).
+        """
+        self._write_thumbnail(photo.content_hash, photo.thumbnail)
+        with self.transaction() as connection:
+            left = _photo_of(connection, path)
+            row = connection.execute(
+                "SELECT id FROM photo WHERE content_hash = ?", (photo.content_hash,)
+            ).fetchone()
+            if row is None:
+                photo_id = _insert_photo(connection, path, stat, photo, place)
+            else:
+                photo_id = int(row[0])
+            if feature is not None:
+                _insert_feature(connection, photo_id, backbone, feature)
+            _put_file(connection, path, stat, photo_id=photo_id)
+            _refresh_photos(connection, {photo_id} | ({left} if left is not None else set()))
+        return photo_id
+
+    def add_feature(self, photo_id: int, feature: npt.NDArray[np.float32], backbone: str) -> None:
+        """Store a photo's feature, shape (D,)."""
+        with self.transaction() as connection:
+            _insert_feature(connection, photo_id, backbone, feature)
+
+    def touch_moved(self, path: bytes, stat: FileStat, content_hash: str) -> int:
+        """A file turned out to hold a known content (moved, copied, or only its time changed); return the photo's id.
+
+        Raises `LibraryError` if no photo has that content.
+        """
+        with self.transaction() as connection:
+            row = connection.execute(
+                "SELECT id FROM photo WHERE content_hash = ?", (content_hash,)
+            ).fetchone()
+            if row is None:
+                raise LibraryError(
+                    f"no photo has the content {content_hash}; read the file and call add_photo"
+                )
+            left = _photo_of(connection, path)
+            _put_file(connection, path, stat, photo_id=row[0])
+            _refresh_photos(connection, {int(row[0])} | ({left} if left is not None else set()))
+        return int(row[0])
+
+    def mark_unreadable(self, path: bytes, stat: FileStat, reason: str, detail: str) -> None:
+        """List a file as unreadable, with a reason code and a detail; a photo that it held before loses it."""
+        with self.transaction() as connection:
+            left = _photo_of(connection, path)
+            _put_file(connection, path, stat, reason=reason, detail=detail)
+            _refresh_photos(connection, {left} if left is not None else set())
+
+    def mark_vanished(self, paths: Iterable[bytes]) -> None:
+        """Files are gone. A photo without any file left is vanished: it leaves the pages and keeps its labels."""
+        self._set_vanished(paths, vanished=True)
+
+    def mark_returned(self, paths: Iterable[bytes]) -> None:
+        """Vanished files are back, with the size and time that they had."""
+        self._set_vanished(paths, vanished=False)
+
+    def _set_vanished(self, paths: Iterable[bytes], *, vanished: bool) -> None:
+        with self.transaction() as connection:
+            affected = set()
+            for path in paths:
+                photo_id = _photo_of(connection, path)
+                if photo_id is not None:
+                    affected.add(photo_id)
+                connection.execute("UPDATE file SET vanished = ? WHERE path = ?", (vanished, path))
+            if vanished:
+                # An unreadable file that is gone has nothing worth keeping.
+                connection.execute("DELETE FROM file WHERE vanished = 1 AND reason IS NOT NULL")
+            _refresh_photos(connection, affected)
+
+    def photos_without_feature(self, backbone: str) -> list[tuple[int, bytes]]:
+        """(id, a present file) of each photo that has no feature of this backbone yet."""
+        query = """
+            SELECT id, path FROM photo
+            WHERE vanished = 0 AND NOT EXISTS (SELECT 1 FROM feature WHERE backbone = ? AND photo_id = photo.id)
+            ORDER BY id
+        """
+        with self.reader() as connection:
+            return [(int(photo_id), path) for photo_id, path in connection.execute(query, (backbone,))]
+
+    # Features and thumbnails
+
+    def feature_ids(self, backbone: str) -> npt.NDArray[np.int64]:
+        """Ids (N,) of the photos that have a feature of this backbone, ascending."""
+        with self.reader() as connection:
+            rows = connection.execute(
+                "SELECT photo_id FROM feature WHERE backbone = ? ORDER BY photo_id", (backbone,)
+            )
+            return np.fromiter((row[0] for row in rows), dtype=np.int64)
+
+    def feature_rows(
+        self, backbone: str, ids: Iterable[int] | None = None
+    ) -> Iterator[tuple[int, npt.NDArray[np.float16]]]:
+        """(id, feature (D,)) of the given photos, or of all by ascending id; photos without a feature are left out."""
+        query = "SELECT photo_id, vector FROM feature WHERE backbone = ?"
+        with self.reader() as connection:
+            if ids is None:
+                rows: Iterable[tuple[int, bytes]] = connection.execute(
+                    query + " ORDER BY photo_id", (backbone,)
+                )
+            else:
+                found = (
+                    connection.execute(query + " AND photo_id = ?", (backbone, int(photo_id))).fetchone()
+                    for photo_id in ids
+                )
+                rows = (row for row in found if row is not None)
+            for photo_id, vector in rows:
+                yield int(photo_id), np.frombuffer(vector, dtype=np.float16)
+
+    def features(self, backbone: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float16]]:
+        """Ids (N,) and features (N, D) of every photo that has them, by ascending id, read into memory."""
+        ids = self.feature_ids(backbone)
+        rows = [vector for _, vector in self.feature_rows(backbone, ids)]
+        return ids, np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float16)
+
+    def thumbnail_path(self, content_hash: str) -> Path:
+        """Where the thumbnail of a content is (or would be)."""
+        return self.data_dir / THUMBNAILS / content_hash[:2] / f"{content_hash}.jpg"
+
+    def _write_thumbnail(self, content_hash: str, thumbnail: bytes) -> None:
+        target = self.thumbnail_path(content_hash)
+        if not target.exists():
+            write_file(target, thumbnail)
+
+
+def write_file(target: Path, content: bytes, *, durable: bool = False) -> None:
+    """Write a file beside its place and rename it there, so that it is never seen half-written.
+
+    Raises `StorageFullError` if the disk is, `LibraryError` if it cannot be written otherwise.
+    """
+    beside = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as stream:
+            stream.write(content)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        beside.replace(target)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise explain_os_error(error, target) from error
+
+
+def explain_os_error(error: OSError, path: Path) -> LibraryError:
+    """The album's error for a file that could not be written."""
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFullError(
+            f"the disk that holds {path.parent} is full; free some space and try again (nothing is lost)"
+        )
+    return LibraryError(f"cannot write {path}: {error.strerror}")
+
+
+def now() -> str:
+    """The local time as the library stores it: ISO 8601 with seconds and the zone's offset."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    uri = path.absolute().as_uri() + ("?mode=ro" if read_only else "")
+    # Transactions are opened by hand; threads hand connections to each other but never share one at a time.
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10.0)
+    if read_only:
+        connection.execute("PRAGMA query_only = ON")
+    else:
+        connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn SQLite's errors into the album's, with what to do about them."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "") or ""
+        if name.startswith("SQLITE_FULL"):
+            raise StorageFullError(
+                f"the disk that holds {folder} is full; free some space and try again (nothing that was stored is lost)"
+            ) from error
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise LibraryError(f"{folder / DATABASE} is damaged or is not an album: {error}") from error
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise LibraryBusyError(f"another program keeps {folder / DATABASE} locked: {error}") from error
+        if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
+            raise LibraryError(f"cannot read or write {folder / DATABASE}: {error}") from error
+        raise
+
+
+def _take_lock(folder: Path) -> int:
+    """Take the write lock of a data folder; it goes with the process, however that ends."""
+    path = folder / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise LibraryError(f"cannot write to the album's data folder {folder}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.read(descriptor, 200)
+        os.close(descriptor)
+        raise LibraryBusyError(
+            f"another program is changing the album in {folder}{_name_holder(holder)}; stop it, or make this change there"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps({"process": os.getpid()}).encode(), 0)
+    return descriptor
+
+
+def _name_holder(content: bytes) -> str:
+    try:
+        return f" (process {int(json.loads(content)['process'])})"
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _photo_of(connection: sqlite3.Connection, path: bytes) -> int | None:
+    row = connection.execute("SELECT photo_id FROM file WHERE path = ?", (path,)).fetchone()
+    return None if row is None or row[0] is None else int(row[0])
+
+
+def _put_file(
+    connection: sqlite3.Connection,
+    path: bytes,
+    stat: FileStat,
+    *,
+    photo_id: int | None = None,
+    reason: str | None = None,
+    detail: str | None = None,
+) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO file (path, size, mtime_ns, inode, device, photo_id, reason, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (path, stat.size, stat.mtime_ns, stat.inode, stat.device, photo_id, reason, detail),
+    )
+
+
+def _insert_photo(
+    connection: sqlite3.Connection, path: bytes, stat: FileStat, photo: PhotoData, place: str | None
+) -> int:
+    values: Mapping[str, object] = {
+        "content_hash": photo.content_hash,
+        "path": path,
+        "byte_size": photo.byte_size,
+        "width": photo.width,
+        "height": photo.height,
+        "format": photo.format,
+        "taken": photo.taken,
+        "sort_date": photo.taken or datetime.fromtimestamp(stat.mtime_ns / 1e9).isoformat(timespec="seconds"),
+        "latitude": photo.latitude,
+        "longitude": photo.longitude,
+        "place": place,
+        "camera": photo.camera,
+        "added_at": now(),
+    }
+    columns = ", ".join(values)
+    marks = ", ".join("?" * len(values))
+    cursor = connection.execute(f"INSERT INTO photo ({columns}) VALUES ({marks})", tuple(values.values()))
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def _insert_feature(
+    connection: sqlite3.Connection, photo_id: int, backbone: str, feature: npt.NDArray[np.float32]
+) -> None:
+    vector = np.ascontiguousarray(feature, dtype=np.float16).tobytes()
+    connection.execute("INSERT OR IGNORE INTO feature VALUES (?, ?, ?)", (photo_id, backbone, vector))
+
+
+def _refresh_photos(connection: sqlite3.Connection, ids: set[int]) -> None:
+    """Bring what is derived from a photo's files up to date: shown path, vanished, search text, membership."""
+    for photo_id in ids:
+        files = connection.execute(
+            "SELECT path FROM file WHERE photo_id = ? AND vanished = 0 ORDER BY length(path), path",
+            (photo_id,),
+        ).fetchall()
+        if not files:
+            connection.execute("UPDATE photo SET vanished = 1 WHERE id = ?", (photo_id,))
+            connection.execute("DELETE FROM membership WHERE photo_id = ?", (photo_id,))
+            continue
+        shown = files[0][0]
+        connection.execute("UPDATE photo SET vanished = 0, path = ? WHERE id = ?", (shown, photo_id))
+        camera, place = connection.execute(
+            "SELECT camera, place FROM photo WHERE id = ?", (photo_id,)
+        ).fetchone()
+        words = [os.fsdecode(path).encode("utf-8", "replace").decode() for (path,) in files]
+        text = "\n".join([*words, camera or "", place or ""]).casefold()
+        connection.execute("INSERT OR REPLACE INTO photo_text VALUES (?, ?)", (photo_id, text))
