@@ -1,7 +1,7 @@
 """The library's database schema and the steps that bring an older file up to date.
 
-`store.Store` calls `migrate` on opening. A step is never edited once released: a change of schema is a new step.
-The version is SQLite's own `user_version`.
+`store.Store` calls `migrate` on opening. A step is never edited once released: a change of schema is a new
+step. The version is SQLite's own `user_version`.
 """
 
 import sqlite3
@@ -23,11 +23,20 @@ CREATE TABLE root (
     path BLOB PRIMARY KEY
 ) WITHOUT ROWID;
 
+-- Cities, or squares of the map where no city is near, that have photos.
+CREATE TABLE place (
+    key       TEXT PRIMARY KEY,
+    name_en   TEXT NOT NULL,
+    name_zh   TEXT NOT NULL,
+    latitude  REAL NOT NULL,
+    longitude REAL NOT NULL
+) WITHOUT ROWID;
+
 -- A photo is a content; its files may move, multiply or vanish.
 CREATE TABLE photo (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     content_hash TEXT NOT NULL UNIQUE,
-    path         BLOB NOT NULL,               -- the file that people are shown; the last known one once vanished
+    path         BLOB NOT NULL,               -- the file that people are shown, even once it has vanished
     byte_size    INTEGER NOT NULL,
     width        INTEGER NOT NULL,
     height       INTEGER NOT NULL,
@@ -36,7 +45,7 @@ CREATE TABLE photo (
     sort_date    TEXT NOT NULL,               -- taken, or else the file's time
     latitude     REAL,
     longitude    REAL,
-    place        TEXT,
+    place        TEXT REFERENCES place,
     camera       TEXT,
     vanished     INTEGER NOT NULL DEFAULT 0,
     added_at     TEXT NOT NULL
@@ -77,6 +86,8 @@ CREATE TABLE topic (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
     key     TEXT NOT NULL UNIQUE,
     builtin INTEGER NOT NULL,
+    given_en TEXT NOT NULL,                   -- the names that it began with
+    given_zh TEXT NOT NULL,
     name_en TEXT NOT NULL,
     name_zh TEXT NOT NULL,
     hidden  INTEGER NOT NULL DEFAULT 0,
@@ -130,6 +141,12 @@ CREATE TABLE membership (
     PRIMARY KEY (topic_id, sort_date, photo_id)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX membership_by_photo ON membership (photo_id, topic_id);
+
+-- Photos whose membership must be worked out again: new, changed, vanished or returned.
+CREATE TABLE pending (
+    photo_id INTEGER PRIMARY KEY REFERENCES photo,
+    replaces INTEGER REFERENCES photo         -- the photo that its file held before, if it was edited
+);
 """
 
 STEPS: tuple[str, ...] = (FIRST_SCHEMA,)
@@ -148,8 +165,8 @@ def migrate(connection: sqlite3.Connection, steps: Sequence[str] = STEPS) -> boo
     version = schema_version(connection)
     if version > len(steps):
         raise LibraryError(
-            f"this album was made by a newer Homespun (its format is {version}, this one reads up to {len(steps)}); "
-            "please update Homespun"
+            f"this album was made by a newer Homespun (its format is {version}, this one reads up to "
+            f"{len(steps)}); please update Homespun"
         )
     for number, step in enumerate(steps[version:], start=version + 1):
         # One script with its own transaction: a kill in the middle leaves the version before it.

@@ -1,18 +1,19 @@
-"""The library on disk: one data folder with a SQLite database and thumbnails. The only module that writes to it.
+"""The library on disk: one data folder with a SQLite database and thumbnails.
 
-The indexer brings photos in through `Store`'s ingest methods; the facade (`album.Album`) reads and writes the rest
-through its transactions. One process may write (a lock file says which), any number may read.
+The indexer brings photos in through `Store`'s ingest methods; the facade (`album.Album`) reads and writes the
+rest through its transactions. One process may write (a lock file says which), any number may read.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +25,7 @@ import numpy.typing as npt
 
 from homespun.album.errors import LibraryBusyError, LibraryError, StorageFullError
 from homespun.album.migrations import PAGE_SIZE, STEPS, migrate, schema_version
+from homespun.album.places import NamedPlace, nearest_place
 
 if TYPE_CHECKING:
     from homespun.album.imaging import PhotoData
@@ -68,7 +70,7 @@ class KnownFile:
 class Store:
     """A library opened for writing (`Store.open`) or for reading (`Store.open(..., read_only=True)`).
 
-    Safe to use from several threads: writes take turns, each in a transaction, and readers never wait for them.
+    Safe to use from several threads: writes take turns, each in a transaction; readers never wait for them.
     """
 
     def __init__(self, data_dir: Path, *, read_only: bool, lock: int | None) -> None:
@@ -84,7 +86,8 @@ class Store:
     def open(cls, data_dir: str | os.PathLike[str], *, read_only: bool = False) -> Store:
         """Open the library in `data_dir`, made new if there is none (unless `read_only`).
 
-        Raises `LibraryBusyError` if another process writes to it, `LibraryError` if it is missing, damaged or too new.
+        Raises `LibraryBusyError` if another process writes to it, `LibraryError` if it is missing, damaged or
+        made by a newer Homespun.
         """
         folder = Path(data_dir)
         if read_only:
@@ -107,7 +110,8 @@ class Store:
     def _open_for_reading(cls, folder: Path) -> Store:
         if not (folder / DATABASE).is_file():
             raise LibraryError(
-                f"there is no album in {folder}; run `homespun album index FOLDER` first, or name its folder with --data"
+                f"there is no album in {folder}; run `homespun album index FOLDER` first, "
+                "or name the album's own folder with --data"
             )
         store = cls(folder, read_only=True, lock=None)
         with _explained(folder), store.reader() as connection:
@@ -143,15 +147,14 @@ class Store:
     def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """A write transaction: all of it holds, or nothing.
 
-        Survives a kill of the process either way; `durable` waits for the disk, so that it survives a power cut too
-        (what a person said is durable; a photo that is lost to a power cut is only read again).
-        Raises `StorageFullError` when the disk is, `LibraryError` when the library is read-only.
+        Survives a kill of the process either way; `durable` waits for the disk, so that it survives a power cut
+        too (what a person said is durable; a photo that is lost to a power cut is only read again). Raises
+        `StorageFullError` when the disk is, `LibraryError` when the library is read-only.
         """
         with self._turn, _explained(self.data_dir):
             if self._writer is None:
-                raise LibraryError(
-                    f"the album in {self.data_dir} is {'closed' if self._closed else 'open for reading only'}"
-                )
+                state = "closed" if self._closed else "open for reading only"
+                raise LibraryError(f"the album in {self.data_dir} is {state}")
             self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -212,10 +215,9 @@ class Store:
     def known_files(self) -> dict[bytes, KnownFile]:
         """Every path that was ever read, vanished ones included."""
         with self.reader() as connection:
-            rows = connection.execute(
-                "SELECT path, size, mtime_ns, inode, device, photo_id, reason, vanished FROM file"
-            )
-            return {path: KnownFile(*values, vanished=bool(vanished)) for path, *values, vanished in rows}
+            columns = "path, size, mtime_ns, inode, device, photo_id, reason, vanished"
+            rows = connection.execute(f"SELECT {columns} FROM file")
+            return {path: KnownFile(*values, bool(vanished)) for path, *values, vanished in rows}
 
     def photo_with_content(self, content_hash: str) -> int | None:
         """The id of the photo with this content, or None."""
@@ -238,29 +240,26 @@ class Store:
         photo: PhotoData,
         feature: npt.NDArray[np.float32] | None,
         backbone: str,
-        *,
-        place: str | None = None,
     ) -> int:
         """Store what was read from a file and return the photo's id.
 
-        A content that is known already gains the file (and the feature, if it had none of this backbone); labels belong
-        to the content, so they hold for each of its files. A path that held another content leaves that one.
+        A content that is known already gains the file (and the feature, if it had none of this backbone); labels
+        belong to the content, so they hold for each of its files. A path that held another content leaves it.
         `feature` has shape (D,) or is None (computed later: `photos_without_feature`).
         """
         self._write_thumbnail(photo.content_hash, photo.thumbnail)
+        place = nearest_place(photo.latitude, photo.longitude)
         with self.transaction() as connection:
             left = _photo_of(connection, path)
-            row = connection.execute(
-                "SELECT id FROM photo WHERE content_hash = ?", (photo.content_hash,)
-            ).fetchone()
-            if row is None:
+            photo_id = _photo_with(connection, photo.content_hash)
+            if photo_id is None:
                 photo_id = _insert_photo(connection, path, stat, photo, place)
-            else:
-                photo_id = int(row[0])
             if feature is not None:
                 _insert_feature(connection, photo_id, backbone, feature)
             _put_file(connection, path, stat, photo_id=photo_id)
-            _refresh_photos(connection, {photo_id} | ({left} if left is not None else set()))
+            _refresh_photos(connection, {photo_id, left})
+            if left is not None and left != photo_id:
+                connection.execute("UPDATE pending SET replaces = ? WHERE photo_id = ?", (left, photo_id))
         return photo_id
 
     def add_feature(self, photo_id: int, feature: npt.NDArray[np.float32], backbone: str) -> None:
@@ -269,32 +268,30 @@ class Store:
             _insert_feature(connection, photo_id, backbone, feature)
 
     def touch_moved(self, path: bytes, stat: FileStat, content_hash: str) -> int:
-        """A file turned out to hold a known content (moved, copied, or only its time changed); return the photo's id.
+        """A file turned out to hold a known content (moved, copied, or only its time changed).
 
-        Raises `LibraryError` if no photo has that content.
+        Returns the photo's id. Raises `LibraryError` if no photo has that content.
         """
         with self.transaction() as connection:
-            row = connection.execute(
-                "SELECT id FROM photo WHERE content_hash = ?", (content_hash,)
-            ).fetchone()
-            if row is None:
+            photo_id = _photo_with(connection, content_hash)
+            if photo_id is None:
                 raise LibraryError(
                     f"no photo has the content {content_hash}; read the file and call add_photo"
                 )
             left = _photo_of(connection, path)
-            _put_file(connection, path, stat, photo_id=row[0])
-            _refresh_photos(connection, {int(row[0])} | ({left} if left is not None else set()))
-        return int(row[0])
+            _put_file(connection, path, stat, photo_id=photo_id)
+            _refresh_photos(connection, {photo_id, left})
+        return photo_id
 
     def mark_unreadable(self, path: bytes, stat: FileStat, reason: str, detail: str) -> None:
-        """List a file as unreadable, with a reason code and a detail; a photo that it held before loses it."""
+        """List a file as unreadable, with a reason code and a detail; a photo that it held loses it."""
         with self.transaction() as connection:
             left = _photo_of(connection, path)
             _put_file(connection, path, stat, reason=reason, detail=detail)
-            _refresh_photos(connection, {left} if left is not None else set())
+            _refresh_photos(connection, {left})
 
     def mark_vanished(self, paths: Iterable[bytes]) -> None:
-        """Files are gone. A photo without any file left is vanished: it leaves the pages and keeps its labels."""
+        """Files are gone. A photo without any file left leaves the pages and keeps its labels."""
         self._set_vanished(paths, vanished=True)
 
     def mark_returned(self, paths: Iterable[bytes]) -> None:
@@ -305,9 +302,7 @@ class Store:
         with self.transaction() as connection:
             affected = set()
             for path in paths:
-                photo_id = _photo_of(connection, path)
-                if photo_id is not None:
-                    affected.add(photo_id)
+                affected.add(_photo_of(connection, path))
                 connection.execute("UPDATE file SET vanished = ? WHERE path = ?", (vanished, path))
             if vanished:
                 # An unreadable file that is gone has nothing worth keeping.
@@ -317,8 +312,8 @@ class Store:
     def photos_without_feature(self, backbone: str) -> list[tuple[int, bytes]]:
         """(id, a present file) of each photo that has no feature of this backbone yet."""
         query = """
-            SELECT id, path FROM photo
-            WHERE vanished = 0 AND NOT EXISTS (SELECT 1 FROM feature WHERE backbone = ? AND photo_id = photo.id)
+            SELECT id, path FROM photo WHERE vanished = 0
+            AND NOT EXISTS (SELECT 1 FROM feature WHERE backbone = ? AND photo_id = photo.id)
             ORDER BY id
         """
         with self.reader() as connection:
@@ -328,36 +323,19 @@ class Store:
 
     def feature_ids(self, backbone: str) -> npt.NDArray[np.int64]:
         """Ids (N,) of the photos that have a feature of this backbone, ascending."""
+        query = "SELECT photo_id FROM feature WHERE backbone = ? ORDER BY photo_id"
         with self.reader() as connection:
-            rows = connection.execute(
-                "SELECT photo_id FROM feature WHERE backbone = ? ORDER BY photo_id", (backbone,)
-            )
-            return np.fromiter((row[0] for row in rows), dtype=np.int64)
+            return np.fromiter((row[0] for row in connection.execute(query, (backbone,))), dtype=np.int64)
 
-    def feature_rows(
+    def features(
         self, backbone: str, ids: Iterable[int] | None = None
-    ) -> Iterator[tuple[int, npt.NDArray[np.float16]]]:
-        """(id, feature (D,)) of the given photos, or of all by ascending id; photos without a feature are left out."""
-        query = "SELECT photo_id, vector FROM feature WHERE backbone = ?"
-        with self.reader() as connection:
-            if ids is None:
-                rows: Iterable[tuple[int, bytes]] = connection.execute(
-                    query + " ORDER BY photo_id", (backbone,)
-                )
-            else:
-                found = (
-                    connection.execute(query + " AND photo_id = ?", (backbone, int(photo_id))).fetchone()
-                    for photo_id in ids
-                )
-                rows = (row for row in found if row is not None)
-            for photo_id, vector in rows:
-                yield int(photo_id), np.frombuffer(vector, dtype=np.float16)
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float16]]:
+        """Ids (N,) and features (N, D) of the given photos, or of all by ascending id.
 
-    def features(self, backbone: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float16]]:
-        """Ids (N,) and features (N, D) of every photo that has them, by ascending id, read into memory."""
-        ids = self.feature_ids(backbone)
-        rows = [vector for _, vector in self.feature_rows(backbone, ids)]
-        return ids, np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float16)
+        Photos that have no feature of this backbone are left out. D is 0 where there are none at all.
+        """
+        with self.reader() as connection:
+            return read_features(connection, backbone, ids)
 
     def thumbnail_path(self, content_hash: str) -> Path:
         """Where the thumbnail of a content is (or would be)."""
@@ -367,6 +345,21 @@ class Store:
         target = self.thumbnail_path(content_hash)
         if not target.exists():
             write_file(target, thumbnail)
+
+
+def read_features(
+    connection: sqlite3.Connection, backbone: str, ids: Iterable[int] | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float16]]:
+    """`Store.features`, within a transaction that is open already."""
+    query = "SELECT photo_id, vector FROM feature WHERE backbone = ?"
+    if ids is None:
+        rows = connection.execute(f"{query} ORDER BY photo_id", (backbone,)).fetchall()
+    else:
+        wanted = (connection.execute(f"{query} AND photo_id = ?", (backbone, int(i))).fetchone() for i in ids)
+        rows = [row for row in wanted if row is not None]
+    found = np.array([row[0] for row in rows], dtype=np.int64)
+    vectors = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.float16)
+    return found, vectors.reshape(len(rows), -1 if rows else 0)
 
 
 def write_file(target: Path, content: bytes, *, durable: bool = False) -> None:
@@ -390,13 +383,15 @@ def write_file(target: Path, content: bytes, *, durable: bool = False) -> None:
 
 def explain_os_error(error: OSError, path: Path) -> LibraryError:
     """The album's error for a file that could not be written."""
-    import errno
-
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFullError(
-            f"the disk that holds {path.parent} is full; free some space and try again (nothing is lost)"
-        )
+        return _storage_full(path.parent)
     return LibraryError(f"cannot write {path}: {error.strerror}")
+
+
+def _storage_full(folder: Path) -> StorageFullError:
+    return StorageFullError(
+        f"the disk that holds {folder} is full; free some space and try again (nothing that was stored is lost)"
+    )
 
 
 def now() -> str:
@@ -425,9 +420,7 @@ def _explained(folder: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "") or ""
         if name.startswith("SQLITE_FULL"):
-            raise StorageFullError(
-                f"the disk that holds {folder} is full; free some space and try again (nothing that was stored is lost)"
-            ) from error
+            raise _storage_full(folder) from error
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
             raise LibraryError(f"{folder / DATABASE} is damaged or is not an album: {error}") from error
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
@@ -450,7 +443,8 @@ def _take_lock(folder: Path) -> int:
         holder = os.read(descriptor, 200)
         os.close(descriptor)
         raise LibraryBusyError(
-            f"another program is changing the album in {folder}{_name_holder(holder)}; stop it, or make this change there"
+            f"another program is changing the album in {folder}{_name_holder(holder)}; "
+            "stop it, or make this change there"
         ) from error
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps({"process": os.getpid()}).encode(), 0)
@@ -469,6 +463,11 @@ def _photo_of(connection: sqlite3.Connection, path: bytes) -> int | None:
     return None if row is None or row[0] is None else int(row[0])
 
 
+def _photo_with(connection: sqlite3.Connection, content_hash: str) -> int | None:
+    row = connection.execute("SELECT id FROM photo WHERE content_hash = ?", (content_hash,)).fetchone()
+    return None if row is None else int(row[0])
+
+
 def _put_file(
     connection: sqlite3.Connection,
     path: bytes,
@@ -479,15 +478,20 @@ def _put_file(
     detail: str | None = None,
 ) -> None:
     connection.execute(
-        "INSERT OR REPLACE INTO file (path, size, mtime_ns, inode, device, photo_id, reason, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
         (path, stat.size, stat.mtime_ns, stat.inode, stat.device, photo_id, reason, detail),
     )
 
 
 def _insert_photo(
-    connection: sqlite3.Connection, path: bytes, stat: FileStat, photo: PhotoData, place: str | None
+    connection: sqlite3.Connection, path: bytes, stat: FileStat, photo: PhotoData, place: NamedPlace | None
 ) -> int:
-    values: Mapping[str, object] = {
+    if place is not None:
+        connection.execute(
+            "INSERT OR IGNORE INTO place VALUES (?, ?, ?, ?, ?)",
+            (place.key, place.name_en, place.name_zh, place.latitude, place.longitude),
+        )
+    values = {
         "content_hash": photo.content_hash,
         "path": path,
         "byte_size": photo.byte_size,
@@ -498,7 +502,7 @@ def _insert_photo(
         "sort_date": photo.taken or datetime.fromtimestamp(stat.mtime_ns / 1e9).isoformat(timespec="seconds"),
         "latitude": photo.latitude,
         "longitude": photo.longitude,
-        "place": place,
+        "place": None if place is None else place.key,
         "camera": photo.camera,
         "added_at": now(),
     }
@@ -514,24 +518,31 @@ def _insert_feature(
 ) -> None:
     vector = np.ascontiguousarray(feature, dtype=np.float16).tobytes()
     connection.execute("INSERT OR IGNORE INTO feature VALUES (?, ?, ?)", (photo_id, backbone, vector))
+    connection.execute("INSERT OR IGNORE INTO pending (photo_id) VALUES (?)", (photo_id,))
 
 
-def _refresh_photos(connection: sqlite3.Connection, ids: set[int]) -> None:
-    """Bring what is derived from a photo's files up to date: shown path, vanished, search text, membership."""
+def _refresh_photos(connection: sqlite3.Connection, ids: Iterable[int | None]) -> None:
+    """Bring what follows from photos' files up to date: shown path, vanished, text for searches."""
     for photo_id in ids:
-        files = connection.execute(
-            "SELECT path FROM file WHERE photo_id = ? AND vanished = 0 ORDER BY length(path), path",
-            (photo_id,),
-        ).fetchall()
-        if not files:
+        if photo_id is None:
+            continue
+        connection.execute("INSERT OR IGNORE INTO pending (photo_id) VALUES (?)", (photo_id,))
+        query = "SELECT path FROM file WHERE photo_id = ? AND vanished = 0 ORDER BY length(path), path"
+        paths = [path for (path,) in connection.execute(query, (photo_id,))]
+        if not paths:
             connection.execute("UPDATE photo SET vanished = 1 WHERE id = ?", (photo_id,))
             connection.execute("DELETE FROM membership WHERE photo_id = ?", (photo_id,))
             continue
-        shown = files[0][0]
-        connection.execute("UPDATE photo SET vanished = 0, path = ? WHERE id = ?", (shown, photo_id))
-        camera, place = connection.execute(
-            "SELECT camera, place FROM photo WHERE id = ?", (photo_id,)
-        ).fetchone()
-        words = [os.fsdecode(path).encode("utf-8", "replace").decode() for (path,) in files]
-        text = "\n".join([*words, camera or "", place or ""]).casefold()
+        connection.execute("UPDATE photo SET vanished = 0, path = ? WHERE id = ?", (paths[0], photo_id))
+        query = """
+            SELECT camera, name_en, name_zh FROM photo LEFT JOIN place ON place.key = photo.place
+            WHERE photo.id = ?
+        """
+        words = connection.execute(query, (photo_id,)).fetchone()
+        text = "\n".join([*map(readable, paths), *filter(None, words)]).casefold()
         connection.execute("INSERT OR REPLACE INTO photo_text VALUES (?, ?)", (photo_id, text))
+
+
+def readable(path: bytes) -> str:
+    """A path for people to read: bytes that are no text become replacement characters."""
+    return path.decode("utf-8", "replace")
