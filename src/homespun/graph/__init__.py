@@ -5,4 +5,15 @@ from homespun.graph.check import check
 from homespun.graph.graph import BATCH, Array, Attribute, Graph, Node, Tensor, TensorType
 from homespun.graph.infer import infer
 
-__all__ = ["BATCH", "Array", "Attribute", "Graph", "GraphBuilder", "Node", "Tensor", "TensorType", "check", "infer"]
+__all__ = [
+    "BATCH",
+    "Array",
+    "Attribute",
+    "Graph",
+    "GraphBuilder",
+    "Node",
+    "Tensor",
+    "TensorType",
+    "check",
+    "infer",
+]

@@ -76,7 +76,7 @@ class GraphBuilder:
             attributes["padding"] = (ph, pw, ph, pw)
         else:
             attributes["padding"] = padding
-        return str(self.op("conv2d", *args, name=name, **attributes))
+        return str(self.op("conv2d", *args, name=name, outputs=1, **attributes))
 
     def batch_norm(self, x: str, name: str, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> str:
         """Batch normalisation over all but the last axis. `momentum` is the weight of the new batch."""

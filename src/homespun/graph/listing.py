@@ -21,9 +21,7 @@ def listing(graph: Graph) -> str:
         count = sum(types[n].size for n in own)
         reads = [n for n in node.inputs if n and graph.tensors[n].role in ("activation", "input")]
         shape = shape_text(outs[0]) if outs else ""
-        rows.append(
-            (node.name, node.op, shape, f"{count:,}" if count else "", f"{flops / 1e6:,.2f}", " ".join(reads))
-        )
+        rows.append((node.name, node.op, shape, f"{count:,}" if count else "", f"{flops / 1e6:,.2f}", " ".join(reads)))
     widths = [max(len(r[i]) for r in rows) for i in range(5)]
     lines = [
         f"{r[0]:<{widths[0]}}  {r[1]:<{widths[1]}}  {r[2]:<{widths[2]}}  {r[3]:>{widths[3]}}  {r[4]:>{widths[4]}}  {r[5]}"

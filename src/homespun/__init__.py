@@ -1,0 +1,66 @@
+"""Homespun trains neural networks where the data lives.
+
+The public API of the engine. Names are loaded when they are first used, so that importing the package stays cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from homespun.errors import (
+    BudgetError,
+    FormatError,
+    HomespunError,
+    ModelError,
+    OptionError,
+    PausedError,
+    ShapeError,
+    TrainingError,
+)
+
+if TYPE_CHECKING:
+    from homespun import zoo as zoo
+    from homespun.compile import MemoryReport as MemoryReport
+    from homespun.formats import load as load
+    from homespun.formats import save as save
+    from homespun.graph import Graph as Graph
+    from homespun.graph import GraphBuilder as GraphBuilder
+    from homespun.runtime import Predictor as Predictor
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Graph": "homespun.graph",
+    "GraphBuilder": "homespun.graph",
+    "MemoryReport": "homespun.compile",
+    "Predictor": "homespun.runtime",
+    "load": "homespun.formats",
+    "save": "homespun.formats",
+    "zoo": "",
+}
+
+__all__ = [
+    "BudgetError",
+    "FormatError",
+    "HomespunError",
+    "ModelError",
+    "OptionError",
+    "PausedError",
+    "ShapeError",
+    "TrainingError",
+    *_LAZY,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'homespun' has no attribute {name!r}")
+    module = _LAZY[name]
+    value = getattr(import_module(module), name) if module else import_module(f"homespun.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

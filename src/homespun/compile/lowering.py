@@ -1,0 +1,307 @@
+"""From nodes to kernel calls: what an operator's `lower` rule writes into, and the assembly of the program after it.
+
+First every node emits calls whose operands are still names; then buffers get offsets from the memory plan, and names
+become (space, offset) pairs. Spaces are the executor's: 0 arena, 1 constants, 2 state, 3 + i the i-th array of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from homespun import _native
+from homespun.compile.memory import Buffer, Plan, aligned, plan
+from homespun.errors import ModelError
+from homespun.graph import Array, Graph, Node, TensorType
+from homespun.graph.operator import attributes, operator
+
+ARENA, CONSTANTS, STATE, EXTERNAL = 0, 1, 2, 3
+NONE = (-1, 0)
+Operand = tuple[int, int]
+
+
+@dataclass
+class Call:
+    """One kernel call with operands by name; `writes` are those that it fills."""
+
+    kernel: str
+    operands: dict[str, str]
+    ints: dict[str, int]
+    floats: dict[str, float]
+    node: str
+
+
+@dataclass
+class ConstantPool:
+    """Constants of a model, packed for one instruction set, kept so that programs of other batch sizes reuse them."""
+
+    offsets: dict[str, int] = field(default_factory=dict)
+    chunks: list[Array] = field(default_factory=list)
+    size: int = 0
+    _blob: Array | None = None
+
+    def add(self, key: str, array: Array) -> None:
+        raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self.offsets[key] = self.size
+        self.chunks.append(raw)
+        self.size += aligned(raw.size)
+        self._blob = None
+
+    def blob(self) -> Array:
+        """All constants as bytes, each at its offset, aligned."""
+        if self._blob is None:
+            blob = aligned_empty(self.size)
+            blob[:] = 0
+            for offset, chunk in zip(self.offsets.values(), self.chunks, strict=True):
+                blob[offset : offset + chunk.size] = chunk
+            # the chunks live on as views of the blob, so that nothing is held twice
+            self.chunks = [blob[o : o + c.size] for o, c in zip(self.offsets.values(), self.chunks, strict=True)]
+            self._blob = blob
+        return self._blob
+
+
+def aligned_empty(size: int) -> Array:
+    """Uninitialised bytes whose address is a multiple of 64."""
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size]
+
+
+@dataclass
+class Lowered:
+    """A program as data: what `homespun._native.Program` takes, and the plan that it follows."""
+
+    instructions: list[tuple[str, list[Operand], list[int], list[float]]]
+    nodes: list[str]
+    plan: Plan
+    unshared_bytes: int
+    constants: ConstantPool
+    types: dict[str, TensorType]
+
+
+class Lowering:
+    """Collects the kernel calls of a graph for one batch size, instruction set and thread count."""
+
+    def __init__(
+        self, graph: Graph, types: Mapping[str, TensorType], isa: str, threads: int, constants: ConstantPool
+    ) -> None:
+        self.graph, self.types, self.isa, self.threads = graph, dict(types), isa, threads
+        self.calls: list[Call] = []
+        self._constants = constants
+        self._schema = _native.kernels()
+        self._functions = {name: code for code, name in enumerate(_native.activations())}
+        self._alias: dict[str, str] = {}
+        self._node = ""
+
+    # -- what operators' `lower` rules use ----------------------------------------------------------------------
+
+    def attributes(self, node: Node) -> dict[str, Any]:
+        """The node's attributes, defaults filled in."""
+        return attributes(node)
+
+    def type(self, name: str) -> TensorType:
+        """Shape and dtype of a tensor."""
+        return self.types[name]
+
+    def function(self, name: str) -> int:
+        """The number by which the kernels know an element-wise function."""
+        return self._functions[name]
+
+    def activation(self, node: Node) -> tuple[int, dict[str, float]]:
+        """Number and float parameters of the activation that is fused into a node."""
+        a = attributes(node)
+        return self.function(a["activation"]), {"alpha": float(a["alpha"])}
+
+    def data(self, name: str) -> Array:
+        """The array of a tensor that this program does not change. Raises `ModelError` if it has none."""
+        return self.graph.data(name)
+
+    def constant(self, array: Array, key: str = "") -> str:
+        """Put an array among the constants and return a name for it."""
+        name = key or f"{self._node}/constant{len(self._constants.offsets)}"
+        if name not in self._constants.offsets:
+            self._constants.add(name, array)
+        return "constant:" + name
+
+    def packed(self, kernel: str, ints: Mapping[str, int], *weights: str) -> str:
+        """Weights in the layout that a kernel reads, packed now, since this program does not change them."""
+        key = f"{kernel}/{'+'.join(weights)}"
+        if key not in self._constants.offsets:
+            arrays = [np.ascontiguousarray(self.data(w)) for w in weights]
+            self._constants.add(key, _native.pack(kernel, dict(ints), arrays, self.isa))
+        return "constant:" + key
+
+    def alias(self, output: str, source: str) -> None:
+        """Declare that a tensor is the same bytes as another."""
+        self._alias[output] = self.root(source)
+
+    def root(self, name: str) -> str:
+        """The tensor whose bytes `name` is."""
+        while name in self._alias:
+            name = self._alias[name]
+        return name
+
+    def emit(
+        self,
+        kernel: str,
+        operands: Mapping[str, str],
+        ints: Mapping[str, int],
+        floats: Mapping[str, float] | None = None,
+    ) -> None:
+        """Append a kernel call. Operands are tensor names; "" where an optional one is absent."""
+        if kernel not in self._schema:
+            raise ModelError(f"node {self._node}: no kernel named {kernel!r} is built in")
+        call = Call(kernel, dict(operands), dict(ints), dict(floats or {}), self._node)
+        names, int_names, float_names = self._schema[kernel]
+        if "workspace" in names:
+            size = _native.workspace_bytes(kernel, dict(ints), self.threads, self.isa)
+            if size:
+                name = f"{self._node}/workspace{len(self.calls)}"
+                self.types[name] = TensorType((size,), "uint8")
+                call.operands["workspace"] = name
+        unknown = (
+            set(call.operands) - set(names) or set(call.ints) - set(int_names) or set(call.floats) - set(float_names)
+        )
+        missing = set(int_names) - set(call.ints) or set(float_names) - set(call.floats)
+        if unknown or missing:
+            what = f"does not know {sorted(unknown)}" if unknown else f"wants {sorted(missing)}"
+            raise ModelError(f"node {self._node}: kernel {kernel!r} {what}")
+        self.calls.append(call)
+
+    # -- assembly -----------------------------------------------------------------------------------------------
+
+    def lower_all(self) -> None:
+        """Run every node's rule, then see that each output of the graph has an array of its own to land in."""
+        for node in self.graph.nodes:
+            rule = operator(node).lower
+            if rule is None:
+                raise ModelError(f"node {node}: the operator has no kernel")
+            self._node = node.name
+            rule(self, node)
+        taken: set[str] = set()
+        for out in self.graph.outputs:
+            root = self.root(out)
+            if root in taken or self.graph.tensors[root].role != "activation":
+                self._alias.pop(out, None)
+                fresh = f"{out}/output"
+                self.types[fresh] = self.types[out]
+                self._node = fresh
+                size = self.types[out].size
+                self.emit("strided_copy", {"x": root, "y": fresh}, flat_copy(size))
+                self._output_name[out] = fresh
+                root = fresh
+            taken.add(root)
+            self._landing[root] = self.graph.outputs.index(out)
+
+    def assemble(self) -> Lowered:
+        """Plan the arena and turn names into operands."""
+        self._landing: dict[str, int] = {}
+        self._output_name: dict[str, str] = {}
+        self.lower_all()
+        shared = self._share_in_place()
+        lives: dict[str, list[int]] = {}
+        for at, call in enumerate(self.calls):
+            for name in call.operands.values():
+                if not name or name.startswith("constant:"):
+                    continue
+                key = shared(self.root(name))
+                span = lives.setdefault(key, [at, at])
+                span[1] = at
+        arena = [k for k in lives if self._space(k) == ARENA]
+        buffers = [Buffer(self._bytes(k, shared), *lives[k]) for k in arena]
+        layout = plan(buffers)
+        offsets = dict(zip(arena, layout.offsets, strict=True))
+        # A later constant may have been added by another program of the pool: only offsets matter, and they stay.
+        instructions, nodes = [], []
+        for call in self.calls:
+            names, int_names, float_names = self._schema[call.kernel]
+            operands = [self._operand(call.operands.get(n, ""), shared, offsets) for n in names]
+            ints = [call.ints[n] for n in int_names]
+            instructions.append((call.kernel, operands, ints, [call.floats[n] for n in float_names]))
+            nodes.append(call.node)
+        unshared = sum(aligned(self.types[t].nbytes) for t in self._arena_tensors())
+        return Lowered(instructions, nodes, layout, unshared, self._constants, self.types)
+
+    def _arena_tensors(self) -> set[str]:
+        names = {self.root(n) for c in self.calls for n in c.operands.values() if n and not n.startswith("constant:")}
+        return {n for n in names if self._space(n) == ARENA}
+
+    def _space(self, name: str) -> int:
+        """Where a root tensor's bytes are."""
+        if name in self._landing or name in self.graph.inputs:
+            return EXTERNAL
+        tensor = self.graph.tensors.get(name)
+        if tensor is not None and tensor.data is not None:
+            return CONSTANTS
+        return ARENA
+
+    def _operand(self, name: str, shared: Any, offsets: Mapping[str, int]) -> Operand:
+        if not name:
+            return NONE
+        if name.startswith("constant:"):
+            return (CONSTANTS, self._constants.offsets[name.removeprefix("constant:")])
+        key = shared(self.root(name))
+        if key in self._landing:
+            return (EXTERNAL + len(self.graph.inputs) + self._landing[key], 0)
+        if key in self.graph.inputs:
+            return (EXTERNAL + self.graph.inputs.index(key), 0)
+        if self._space(key) == CONSTANTS:
+            self.constant(self.data(key), key)
+            return (CONSTANTS, self._constants.offsets[key])
+        return (ARENA, offsets[key])
+
+    def _bytes(self, key: str, shared: Any) -> int:
+        return self.types[key].nbytes
+
+    def _share_in_place(self) -> Any:
+        """Let an output take over the bytes of an input that dies with the call, where the operator allows it."""
+        last: dict[str, int] = {}
+        for at, call in enumerate(self.calls):
+            for name in call.operands.values():
+                if name and not name.startswith("constant:"):
+                    last[self.root(name)] = at
+        parent: dict[str, str] = {}
+
+        def find(name: str) -> str:
+            while name in parent:
+                name = parent[name]
+            return name
+
+        allowed = {n.name: operator(n).in_place for n in self.graph.nodes}
+        inputs_of = {n.name: n.inputs for n in self.graph.nodes}
+        per_node: dict[str, int] = {}
+        for call in self.calls:
+            per_node[call.node] = per_node.get(call.node, 0) + 1
+        end = dict(last)
+        for at, call in enumerate(self.calls):
+            y = call.operands.get("y", "")
+            if not y or per_node[call.node] != 1:
+                continue
+            out = find(self.root(y))
+            for position in allowed.get(call.node, ()):
+                x = inputs_of[call.node][position]
+                root = find(self.root(x))
+                if (
+                    root != out
+                    and self._space(root) == ARENA
+                    and end.get(root) == at
+                    and self.types[root].nbytes == self.types[self.root(y)].nbytes
+                ):
+                    if out in self._landing:
+                        parent[root] = out
+                    else:
+                        parent[out] = root
+                        end[root] = end[out]
+                    break
+        return find
+
+
+def flat_copy(size: int) -> dict[str, int]:
+    """The integers of a `strided_copy` of `size` elements in a row."""
+    ints = {"offset_x": 0, "offset_y": 0}
+    for i in range(6):
+        ints |= {f"d{i}": size if i == 5 else 1, f"sx{i}": int(i == 5), f"sy{i}": int(i == 5)}
+    return ints

@@ -1,0 +1,107 @@
+"""Element-wise functions of one tensor: activations and the plain unary operators.
+
+All of them share a kernel that is told which function by a number; the epilogues of convolution, linear and addition
+use the same numbers, where the compiler fuses an activation into the operator before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from homespun.errors import ModelError
+from homespun.graph.graph import Node, TensorType
+from homespun.graph.operator import Attributes, Cost, Operator
+
+#: Operators that compute a function of each element, by the names that the kernels know them by.
+FUNCTIONS = (
+    "relu",
+    "relu6",
+    "clip",
+    "leaky_relu",
+    "hard_sigmoid",
+    "hard_swish",
+    "sigmoid",
+    "silu",
+    "tanh",
+    "gelu",
+    "gelu_tanh",
+    "elu",
+    "exp",
+    "log",
+    "sqrt",
+    "neg",
+    "abs",
+    "softplus",
+    "mish",
+    "reciprocal",
+    "square",
+    "erf",
+)
+#: Those that the compiler fuses into the epilogue of the operator before them.
+FUSIBLE = ("relu", "relu6", "hard_swish", "hard_sigmoid", "sigmoid", "silu", "tanh", "leaky_relu")
+
+_ONNX = {
+    "relu": "Relu",
+    "relu6": "Clip",
+    "hard_swish": "HardSwish",
+    "hard_sigmoid": "HardSigmoid",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "leaky_relu": "LeakyRelu",
+    "gelu": "Gelu",
+    "exp": "Exp",
+    "log": "Log",
+    "sqrt": "Sqrt",
+    "neg": "Neg",
+    "abs": "Abs",
+    "clip": "Clip",
+    "reciprocal": "Reciprocal",
+    "elu": "Elu",
+}
+
+
+def _same(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
+    assert ins[0] is not None
+    return [ins[0]]
+
+
+def _lower(low: Any, node: Node) -> None:
+    a = low.attributes(node)
+    floats = {"alpha": a.get("low", a.get("alpha", 0.0)), "beta": a.get("high", 0.0)}
+    ints = {"size": low.type(node.outputs[0]).size, "function": low.function(node.op)}
+    low.emit("unary", {"x": node.inputs[0], "y": node.outputs[0]}, ints, floats)
+
+
+def _cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
+    return Cost(outs[0].size)
+
+
+_ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "leaky_relu": {"alpha": 0.01},
+    "elu": {"alpha": 1.0},
+    "clip": {"low": 0.0, "high": 6.0},
+}
+
+
+def _unary(name: str) -> Operator:
+    return Operator(
+        name=name,
+        inputs=("x",),
+        attributes=_ATTRIBUTES.get(name, {}),
+        shape=_same,
+        cost=_cost,
+        lower=_lower,
+        in_place=(0,),
+        onnx=_ONNX.get(name, ""),
+    )
+
+
+OPERATORS = tuple(_unary(name) for name in FUNCTIONS)
+
+
+def fused(op: str, a: Attributes) -> dict[str, Any]:
+    """Attributes that a node takes on when the activation `op` is fused into it."""
+    if op not in FUSIBLE:
+        raise ModelError(f"activation {op!r} can't be fused")
+    return {"activation": op, "alpha": float(a.get("alpha", 0.0))}

@@ -1,0 +1,63 @@
+"""Normalisation: `batch_norm` over all axes but the last (Ioffe & Szegedy 2015).
+
+For inference it is a scale and a shift a channel, which `compile.passes.fold_batch_norm` moves into the convolution
+before it; alone it lowers to the `affine` kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from homespun.errors import ShapeError
+from homespun.graph.graph import Array, Node, TensorType
+from homespun.graph.operator import Attributes, Cost, Operator
+
+
+def _shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
+    x = ins[0]
+    assert x is not None
+    for name, t in zip(("weight", "bias", "mean", "variance"), ins[1:], strict=True):
+        if t is None or t.shape != x.shape[-1:]:
+            raise ShapeError(f"{name} must have one value for each of the {x.shape[-1]} channels")
+    return [x]
+
+
+def scale_and_shift(eps: float, weight: Array, bias: Array, mean: Array, variance: Array) -> tuple[Array, Array]:
+    """(scale, shift) in float32 with y = x * scale + shift, worked out in float64."""
+    scale = weight.astype(np.float64) / np.sqrt(variance.astype(np.float64) + eps)
+    shift = bias.astype(np.float64) - mean.astype(np.float64) * scale
+    return scale.astype(np.float32), shift.astype(np.float32)
+
+
+def _cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
+    return Cost(2 * outs[0].size)
+
+
+def _lower(low: Any, node: Node) -> None:
+    a = low.attributes(node)
+    scale, shift = scale_and_shift(a["eps"], *(low.data(n) for n in node.inputs[1:]))
+    y = low.type(node.outputs[0])
+    operands = {
+        "x": node.inputs[0],
+        "scale": low.constant(scale),
+        "shift": low.constant(shift),
+        "y": node.outputs[0],
+    }
+    low.emit("affine", operands, {"rows": y.size // y.shape[-1], "c": y.shape[-1], "activation": 0}, {"alpha": 0.0})
+
+
+BATCH_NORM = Operator(
+    name="batch_norm",
+    inputs=("x", "weight", "bias", "mean", "variance"),
+    attributes={"eps": 1e-5, "momentum": 0.1},
+    shape=_shape,
+    cost=_cost,
+    lower=_lower,
+    in_place=(0,),
+    onnx="BatchNormalization",
+)
+
+OPERATORS = (BATCH_NORM,)

@@ -1,0 +1,110 @@
+"""Pooling over channels-last images: maximum, average, and the mean over the whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from homespun.errors import ShapeError
+from homespun.graph.graph import Node, TensorType
+from homespun.graph.operator import REQUIRED, Attributes, Cost, Operator
+from homespun.ops.convolution import padding_of, window
+
+
+def _pool_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
+    x = ins[0]
+    assert x is not None
+    if len(x.shape) != 4:
+        raise ShapeError("expected an image (N, H, W, C)")
+    size = (x.shape[1], x.shape[2])
+    pads = padding_of(a, size, a["kernel"])
+    h, w = window(size, a["kernel"], a["stride"], a["dilation"], pads, a["ceil"])
+    return [TensorType((x.shape[0], h, w, x.shape[3]), x.dtype)]
+
+
+def _pool_cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
+    return Cost(a["kernel"][0] * a["kernel"][1] * outs[0].size)
+
+
+def _pool_lower(low: Any, node: Node) -> None:
+    a = low.attributes(node)
+    x, y = low.type(node.inputs[0]), low.type(node.outputs[0])
+    top, left, bottom, right = padding_of(a, (x.shape[1], x.shape[2]), a["kernel"])
+    if a["dilation"] != (1, 1):
+        raise ShapeError(f"node {node}: dilated pooling has no kernel")
+    ints = {
+        "n": x.shape[0],
+        "h": x.shape[1],
+        "w": x.shape[2],
+        "c": x.shape[3],
+        "oh": y.shape[1],
+        "ow": y.shape[2],
+        "kh": a["kernel"][0],
+        "kw": a["kernel"][1],
+        "stride_h": a["stride"][0],
+        "stride_w": a["stride"][1],
+        "pad_top": top,
+        "pad_left": left,
+        "pad_bottom": bottom,
+        "pad_right": right,
+        "average": int(node.op == "average_pool"),
+        "count_include_pad": int(a.get("count_include_pad", False)),
+    }
+    low.emit("pool", {"x": node.inputs[0], "y": node.outputs[0]}, ints)
+
+
+_WINDOW = {"kernel": REQUIRED, "stride": (1, 1), "dilation": (1, 1), "padding": (0, 0, 0, 0), "ceil": False}
+
+MAX_POOL = Operator(
+    "max_pool",
+    ("x",),
+    _pool_shape,
+    _WINDOW,
+    cost=_pool_cost,
+    lower=_pool_lower,
+    saves=("x", "output"),
+    onnx="MaxPool",
+)
+AVERAGE_POOL = Operator(
+    "average_pool",
+    ("x",),
+    _pool_shape,
+    {**_WINDOW, "count_include_pad": False},
+    cost=_pool_cost,
+    lower=_pool_lower,
+    onnx="AveragePool",
+)
+
+
+def _global_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
+    x = ins[0]
+    assert x is not None
+    if len(x.shape) != 4:
+        raise ShapeError("expected an image (N, H, W, C)")
+    return [TensorType((x.shape[0], 1, 1, x.shape[3]), x.dtype)]
+
+
+def _global_lower(low: Any, node: Node) -> None:
+    n, h, w, c = low.type(node.inputs[0]).shape
+    low.emit(
+        "global_average_pool",
+        {"x": node.inputs[0], "y": node.outputs[0]},
+        {"n": n, "rows": h * w, "c": c},
+    )
+
+
+def _global_cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
+    assert ins[0] is not None
+    return Cost(ins[0].size)
+
+
+GLOBAL_AVERAGE_POOL = Operator(
+    "global_average_pool",
+    ("x",),
+    _global_shape,
+    cost=_global_cost,
+    lower=_global_lower,
+    onnx="GlobalAveragePool",
+)
+
+OPERATORS = (MAX_POOL, AVERAGE_POOL, GLOBAL_AVERAGE_POOL)

@@ -1,0 +1,64 @@
+"""Sums, means and maxima over neighbouring axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from homespun.errors import ShapeError
+from homespun.graph.graph import Node, TensorType
+from homespun.graph.operator import REQUIRED, Attributes, Cost, Operator
+from homespun.ops.shape import axis_of
+
+CODES = {"reduce_sum": 0, "reduce_mean": 1, "reduce_max": 2}
+_ONNX = {"reduce_sum": "ReduceSum", "reduce_mean": "ReduceMean", "reduce_max": "ReduceMax"}
+
+
+def _axes(a: Attributes, rank: int) -> list[int]:
+    axes = sorted({axis_of(i, rank) for i in a["axes"]})
+    if not axes or axes != list(range(axes[0], axes[-1] + 1)):
+        raise ShapeError(f"axes {list(a['axes'])} are not neighbours; reduce in two steps")
+    return axes
+
+
+def _shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
+    x = ins[0]
+    assert x is not None
+    axes = _axes(a, len(x.shape))
+    if a["keep_axes"]:
+        shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+    else:
+        shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
+    return [TensorType(shape, x.dtype)]
+
+
+def _cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
+    assert ins[0] is not None
+    return Cost(ins[0].size)
+
+
+def _lower(low: Any, node: Node) -> None:
+    x = low.type(node.inputs[0]).shape
+    axes = _axes(low.attributes(node), len(x))
+    ints = {
+        "outer": math.prod(x[: axes[0]]),
+        "reduce": math.prod(x[axes[0] : axes[-1] + 1]),
+        "inner": math.prod(x[axes[-1] + 1 :]),
+        "function": CODES[node.op],
+    }
+    low.emit("reduce", {"x": node.inputs[0], "y": node.outputs[0]}, ints)
+
+
+OPERATORS = tuple(
+    Operator(
+        name,
+        ("x",),
+        _shape,
+        {"axes": REQUIRED, "keep_axes": False},
+        cost=_cost,
+        lower=_lower,
+        onnx=_ONNX[name],
+    )
+    for name in CODES
+)

@@ -1,0 +1,214 @@
+"""Operators that move values and compute nothing: reshape, transpose, concatenation, slice, pad, identity, dropout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from homespun.errors import ShapeError
+from homespun.graph.graph import Node, TensorType
+from homespun.graph.operator import REQUIRED, Attributes, Cost, Operator
+
+
+def _free(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
+    return Cost(0)
+
+
+def _reshape_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
+    x = ins[0]
+    assert x is not None
+    shape = [x.shape[i] if d == 0 and i < len(x.shape) else d for i, d in enumerate(a["shape"])]
+    known = math.prod(d for d in shape if d != -1)
+    if shape.count(-1) == 1 and known and x.size % known == 0:
+        shape[shape.index(-1)] = x.size // known
+    if math.prod(shape) != x.size or -1 in shape:
+        raise ShapeError(f"can't reshape {x.size} elements to {list(a['shape'])}")
+    return [TensorType(tuple(shape), x.dtype)]
+
+
+def _alias_lower(low: Any, node: Node) -> None:
+    low.alias(node.outputs[0], node.inputs[0])
+
+
+RESHAPE = Operator(
+    "reshape",
+    ("x",),
+    _reshape_shape,
+    {"shape": REQUIRED},
+    cost=_free,
+    lower=_alias_lower,
+    in_place=(0,),
+    onnx="Reshape",
+)
+
+
+def _flatten_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
+    x = ins[0]
+    assert x is not None
+    return [TensorType((x.shape[0], x.size // x.shape[0]), x.dtype)]
+
+
+FLATTEN = Operator("flatten", ("x",), _flatten_shape, cost=_free, lower=_alias_lower, in_place=(0,), onnx="Flatten")
+
+
+def _same(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
+    assert ins[0] is not None
+    return [ins[0]]
+
+
+IDENTITY = Operator("identity", ("x",), _same, cost=_free, lower=_alias_lower, in_place=(0,), onnx="Identity")
+#: Zeroes a share `rate` of the values in training and scales the rest (Srivastava et al. 2014); nothing in inference.
+DROPOUT = Operator(
+    "dropout", ("x",), _same, {"rate": 0.5}, cost=_free, lower=_alias_lower, in_place=(0,), onnx="Dropout"
+)
+
+
+def _permutation(a: Attributes, rank: int) -> tuple[int, ...]:
+    axes = tuple(a["axes"])
+    if sorted(axes) != list(range(rank)):
+        raise ShapeError(f"axes {list(axes)} are no permutation of {rank} axes")
+    return axes
+
+
+def _transpose_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
+    x = ins[0]
+    assert x is not None
+    return [TensorType(tuple(x.shape[i] for i in _permutation(a, len(x.shape))), x.dtype)]
+
+
+def _transpose_lower(low: Any, node: Node) -> None:
+    x = low.type(node.inputs[0])
+    axes = _permutation(low.attributes(node), len(x.shape))
+    strides = [math.prod(x.shape[i + 1 :]) for i in range(len(x.shape))]
+    strided_copy(low, node, node.inputs[0], [x.shape[i] for i in axes], [strides[i] for i in axes])
+
+
+def strided_copy(
+    low: Any,
+    node: Node,
+    source: str,
+    dims: list[int],
+    strides: list[int],
+    offset: int = 0,
+    out_offset: int = 0,
+    out_strides: list[int] | None = None,
+) -> None:
+    """Emit `y[out_offset + i.out_strides] = x[offset + i.strides]` over `dims`, in elements; at most six axes."""
+    if out_strides is None:
+        out_strides = [math.prod(dims[i + 1 :]) for i in range(len(dims))]
+    if len(dims) > 6:
+        raise ShapeError(f"node {node}: more than six axes")
+    pad = 6 - len(dims)
+    dims, strides, out_strides = [1] * pad + dims, [0] * pad + strides, [0] * pad + out_strides
+    ints = {"offset_x": offset, "offset_y": out_offset}
+    for i in range(6):
+        ints |= {f"d{i}": dims[i], f"sx{i}": strides[i], f"sy{i}": out_strides[i]}
+    low.emit("strided_copy", {"x": source, "y": node.outputs[0]}, ints)
+
+
+TRANSPOSE = Operator(
+    "transpose",
+    ("x",),
+    _transpose_shape,
+    {"axes": REQUIRED},
+    cost=_free,
+    lower=_transpose_lower,
+    onnx="Transpose",
+)
+
+
+def axis_of(axis: int, rank: int) -> int:
+    """A possibly negative axis as one counted from the front. Raises `ShapeError` outside the rank."""
+    if not -rank <= axis < rank:
+        raise ShapeError(f"axis {axis} is outside a tensor of {rank} axes")
+    return axis % rank
+
+
+def _concat_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
+    types = [t for t in ins if t is not None]
+    first = types[0]
+    axis = axis_of(a["axis"], len(first.shape))
+    total = 0
+    for t in types:
+        if len(t.shape) != len(first.shape) or any(
+            m != n for i, (m, n) in enumerate(zip(t.shape, first.shape, strict=True)) if i != axis
+        ):
+            raise ShapeError(f"shapes differ outside axis {axis}")
+        total += t.shape[axis]
+    return [TensorType((*first.shape[:axis], total, *first.shape[axis + 1 :]), first.dtype)]
+
+
+def _concat_lower(low: Any, node: Node) -> None:
+    y = low.type(node.outputs[0])
+    axis = axis_of(low.attributes(node)["axis"], len(y.shape))
+    outer, inner = math.prod(y.shape[:axis]), math.prod(y.shape[axis + 1 :])
+    row, start = y.shape[axis] * inner, 0
+    for name in node.inputs:
+        width = low.type(name).shape[axis] * inner
+        strided_copy(low, node, name, [outer, width], [width, 1], out_offset=start, out_strides=[row, 1])
+        start += width
+
+
+CONCAT = Operator("concat", ("*",), _concat_shape, {"axis": -1}, cost=_free, lower=_concat_lower, onnx="Concat")
+
+
+def _slice_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
+    x = ins[0]
+    assert x is not None
+    axis = axis_of(a["axis"], len(x.shape))
+    n = x.shape[axis]
+    start, stop = a["start"], min(a["stop"], n)
+    if not 0 <= start < stop:
+        raise ShapeError(f"slice {a['start']}:{a['stop']} of an axis of {n} is empty")
+    return [TensorType((*x.shape[:axis], stop - start, *x.shape[axis + 1 :]), x.dtype)]
+
+
+def _slice_lower(low: Any, node: Node) -> None:
+    a, x, y = low.attributes(node), low.type(node.inputs[0]), low.type(node.outputs[0])
+    axis = axis_of(a["axis"], len(x.shape))
+    outer, inner = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
+    width = y.shape[axis] * inner
+    strided_copy(low, node, node.inputs[0], [outer, width], [x.shape[axis] * inner, 1], offset=a["start"] * inner)
+
+
+SLICE = Operator(
+    "slice",
+    ("x",),
+    _slice_shape,
+    {"axis": REQUIRED, "start": 0, "stop": 1 << 62},
+    cost=_free,
+    lower=_slice_lower,
+    onnx="Slice",
+)
+
+
+def _pad_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
+    x = ins[0]
+    assert x is not None
+    before, after = a["before"], a["after"]
+    if len(before) != len(x.shape) or len(after) != len(x.shape) or min(*before, *after) < 0:
+        raise ShapeError(f"padding {list(before)} and {list(after)} does not fit {len(x.shape)} axes")
+    return [TensorType(tuple(n + b + e for n, b, e in zip(x.shape, before, after, strict=True)), x.dtype)]
+
+
+def _pad_lower(low: Any, node: Node) -> None:
+    a, x, y = low.attributes(node), low.type(node.inputs[0]), low.type(node.outputs[0])
+    low.emit("fill", {"y": node.outputs[0]}, {"size": y.size}, {"value": float(a["value"])})
+    sx = [math.prod(x.shape[i + 1 :]) for i in range(len(x.shape))]
+    sy = [math.prod(y.shape[i + 1 :]) for i in range(len(y.shape))]
+    start = sum(b * s for b, s in zip(a["before"], sy, strict=True))
+    strided_copy(low, node, node.inputs[0], list(x.shape), sx, out_offset=start, out_strides=sy)
+
+
+PAD = Operator(
+    "pad",
+    ("x",),
+    _pad_shape,
+    {"before": REQUIRED, "after": REQUIRED, "value": 0.0},
+    cost=_free,
+    lower=_pad_lower,
+    onnx="Pad",
+)
+
+OPERATORS = (RESHAPE, FLATTEN, IDENTITY, DROPOUT, TRANSPOSE, CONCAT, SLICE, PAD)

@@ -1,0 +1,39 @@
+"""`softmax` and `log_softmax` over the last axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from homespun.graph.graph import Node, TensorType
+from homespun.graph.operator import Attributes, Cost, Operator
+
+
+def _shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
+    assert ins[0] is not None
+    return [ins[0]]
+
+
+def _cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
+    return Cost(5 * outs[0].size)
+
+
+def _lower(low: Any, node: Node) -> None:
+    y = low.type(node.outputs[0])
+    ints = {"rows": y.size // y.shape[-1], "c": y.shape[-1], "log": int(node.op == "log_softmax")}
+    low.emit("softmax", {"x": node.inputs[0], "y": node.outputs[0]}, ints)
+
+
+OPERATORS = (
+    Operator("softmax", ("x",), _shape, cost=_cost, lower=_lower, saves=("output",), in_place=(0,), onnx="Softmax"),
+    Operator(
+        "log_softmax",
+        ("x",),
+        _shape,
+        cost=_cost,
+        lower=_lower,
+        saves=("output",),
+        in_place=(0,),
+        onnx="LogSoftmax",
+    ),
+)

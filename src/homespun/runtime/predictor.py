@@ -1,0 +1,121 @@
+"""`Predictor`: a model, compiled for inference, that maps NumPy arrays to NumPy arrays."""
+
+from __future__ import annotations
+
+from threading import Lock
+
+import numpy as np
+
+from homespun import _native
+from homespun.compile.compiler import MemoryReport, choose_isa, load_program, lower, report
+from homespun.compile.lowering import ConstantPool, Lowered, aligned_empty
+from homespun.compile.passes import for_inference
+from homespun.errors import OptionError, ShapeError
+from homespun.graph import BATCH, Array, Graph, check
+
+WEIGHTS = ("float32", "int8")
+
+
+class Predictor:
+    """Runs a model forward.
+
+    `batch` is the largest number of samples that run at once; a call may pass any number. `weights` "int8" keeps
+    weights in 8 bits, one scale an output channel, and multiplies in 8 bits where the CPU is faster so. `threads` are
+    threads of this predictor's own. Programs for other batch sizes are compiled when first needed and share weights.
+    Calls from several threads take turns.
+    """
+
+    def __init__(
+        self, model: Graph, batch: int = 1, weights: str = "float32", threads: int = 2, isa: str | None = None
+    ) -> None:
+        if batch < 1 or threads < 1:
+            raise OptionError(f"batch and threads must be at least 1, not {batch} and {threads}")
+        if weights not in WEIGHTS:
+            raise OptionError(f"weights is {weights!r}; it can be {' or '.join(repr(w) for w in WEIGHTS)}")
+        check(model)
+        self.batch, self.weights, self.threads, self.isa = batch, weights, threads, choose_isa(isa)
+        self._graph = for_inference(model, int8=weights == "int8")
+        self._constants = ConstantPool()
+        self._programs: dict[int, tuple[Lowered, _native.Program]] = {}
+        self._lock = Lock()
+        self._compiled(batch)
+
+    @property
+    def memory(self) -> MemoryReport:
+        """What the program of the full batch size takes."""
+        return report(self._compiled(self.batch)[0])
+
+    def __call__(self, *inputs: Array) -> Array | tuple[Array, ...]:
+        """Outputs for inputs (N, ...) float32, in the order of the model's inputs; N is free.
+
+        Raises `ShapeError` for another number of inputs, or other shapes, than the model's.
+        """
+        arrays = self._check(inputs)
+        count = arrays[0].shape[0]
+        parts: list[list[Array]] = []
+        for start in range(0, count, self.batch):
+            parts.append(self._run([a[start : start + self.batch] for a in arrays]))
+        if not parts:
+            shapes = [self._compiled(1)[0].types[name] for name in self._graph.outputs]
+            results = [np.zeros((0, *t.shape[1:]), t.dtype) for t in shapes]
+        elif len(parts) == 1:
+            results = parts[0]
+        else:
+            results = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def profile(self, *inputs: Array, repeat: int = 20) -> dict[str, float]:
+        """Median seconds of each kernel call, by "node (kernel)", for one batch of inputs."""
+        arrays = self._check(inputs)
+        lowered, program = self._compiled(arrays[0].shape[0])
+        with self._lock:
+            externals = self._externals(arrays, lowered)
+            program.profile(True)
+            runs = []
+            for _ in range(repeat):
+                program.run(externals)
+                runs.append(list(program.timings()))
+            program.profile(False)
+        medians = np.median(np.asarray(runs), axis=0)
+        calls = [
+            f"{i:03d} {n} ({c[0]})" for i, (n, c) in enumerate(zip(lowered.nodes, lowered.instructions, strict=True))
+        ]
+        return dict(zip(calls, medians.tolist(), strict=True))
+
+    def _compiled(self, batch: int) -> tuple[Lowered, _native.Program]:
+        if batch not in self._programs:
+            lowered = lower(self._graph, batch, self.isa, self.threads, self._constants)
+            externals = len(self._graph.inputs) + len(self._graph.outputs)
+            self._programs[batch] = (lowered, load_program(lowered, externals, self.isa, self.threads))
+        return self._programs[batch]
+
+    def _check(self, inputs: tuple[Array, ...]) -> list[Array]:
+        names = self._graph.inputs
+        if len(inputs) != len(names):
+            raise ShapeError(f"the model takes {len(names)} inputs ({', '.join(names)}), {len(inputs)} given")
+        arrays: list[Array] = []
+        for name, array in zip(names, inputs, strict=True):
+            declared = self._graph.tensors[name]
+            array = np.ascontiguousarray(array, dtype=declared.dtype)
+            fits = array.ndim == len(declared.shape) and all(
+                want in (BATCH, got) for want, got in zip(declared.shape, array.shape, strict=True)
+            )
+            if not fits or array.shape[0] != (arrays[0].shape[0] if arrays else array.shape[0]):
+                shape = ", ".join("N" if d == BATCH else str(d) for d in declared.shape)
+                raise ShapeError(f"input {name!r} has shape {array.shape}, expected ({shape})")
+            arrays.append(array)
+        return arrays
+
+    def _externals(self, arrays: list[Array], lowered: Lowered) -> list[Array]:
+        outputs = []
+        for name in self._graph.outputs:
+            t = lowered.types[name]
+            outputs.append(aligned_empty(t.nbytes).view(t.dtype).reshape(t.shape))
+        return [*arrays, *outputs]
+
+    def _run(self, arrays: list[Array]) -> list[Array]:
+        with self._lock:
+            lowered, program = self._compiled(arrays[0].shape[0])
+            externals = self._externals(arrays, lowered)
+            program.run(externals)
+        return externals[len(arrays) :]
