@@ -1,0 +1,55 @@
+"""The sizes that the album makes of a photo: the thumbnail and the network's input. Nothing else decides on them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+THUMBNAIL_LONG_SIDE = 480
+THUMBNAIL_QUALITY = 82
+
+MODEL_SIZE = 224
+# The network was trained on the middle of a picture whose short side is this.
+MODEL_SHORT_SIDE = 256
+
+
+def model_input(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """The network's input from an upright RGB picture of any size: uint8 (224, 224, 3).
+
+    The middle square that a 224-pixel crop of the picture scaled to a short side of 256 would show, resampled once
+    (bicubic, antialiased).
+    """
+    width, height = image.size
+    side = min(width, height) * MODEL_SIZE / MODEL_SHORT_SIDE
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    crop = image.resize((MODEL_SIZE, MODEL_SIZE), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    return np.asarray(crop, dtype=np.uint8)
+
+
+def fit(image: Image.Image, long_side: int) -> Image.Image:
+    """The picture with its long side at most `long_side`; never enlarged."""
+    width, height = image.size
+    if max(width, height) <= long_side:
+        return image
+    scale = long_side / max(width, height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """A JPEG with a long side of at most 480, without metadata, from an upright RGB picture."""
+    return to_jpeg(fit(image, THUMBNAIL_LONG_SIDE), THUMBNAIL_QUALITY)
+
+
+def to_jpeg(image: Image.Image, quality: int) -> bytes:
+    """The picture as JPEG bytes, without any metadata."""
+    stream = io.BytesIO()
+    # Pillow writes what it finds in `info` (a comment, say): an empty one keeps what a camera wrote out of it.
+    clean = image.copy()
+    clean.info = {}
+    clean.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
