@@ -1,0 +1,149 @@
+// The team's barrier and the store of idle teams.
+#include "threads.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+namespace hs {
+namespace {
+
+constexpr int kSpins = 3000;  // some 50 to 150 microseconds
+constexpr int kYields = 50;
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Waits until `value` differs from `old`.
+void wait_for_change(std::atomic<uint32_t>& value, uint32_t old, int spins) {
+  for (int i = 0; i < spins; ++i) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    pause_cpu();
+  }
+  for (int i = 0; i < kYields; ++i) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    std::this_thread::yield();
+  }
+  while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+Team::Team(int threads) : threads_(std::max(1, threads)), spins_(kSpins) {
+  // With more threads than cores a spinning thread only keeps the one it waits for from running.
+  if (static_cast<unsigned>(threads_) > std::max(1u, std::thread::hardware_concurrency())) spins_ = 0;
+  for (int thread = 1; thread < threads_; ++thread) workers_.emplace_back([this, thread] { work(thread); });
+}
+
+Team::~Team() {
+  if (workers_.empty()) return;
+  wait_for_all();
+  job_ = nullptr;  // ends the workers
+  release_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void Team::wait_for_all() {
+  const auto others = static_cast<uint32_t>(threads_ - 1);
+  for (uint32_t seen; (seen = arrived_.load(std::memory_order_acquire)) != others;)
+    wait_for_change(arrived_, seen, spins_);
+  arrived_.store(0, std::memory_order_relaxed);
+}
+
+void Team::release_all() {
+  epoch_.fetch_add(1, std::memory_order_release);
+  epoch_.notify_all();
+}
+
+void Team::arrive_and_wait() {
+  const uint32_t epoch = epoch_.load(std::memory_order_relaxed);
+  arrived_.fetch_add(1, std::memory_order_acq_rel);
+  arrived_.notify_one();
+  wait_for_change(epoch_, epoch, spins_);
+}
+
+void Team::barrier(int thread, void (*decide)(void*), void* state) {
+  if (thread != 0) {
+    arrive_and_wait();
+    return;
+  }
+  if (threads_ > 1) wait_for_all();
+  if (decide != nullptr) decide(state);
+  if (threads_ > 1) release_all();
+}
+
+// Between two jobs the workers stand at a barrier, so "all have arrived" is also "the job is done".
+void Team::work(int thread) {
+  for (;;) {
+    arrive_and_wait();
+    if (job_ == nullptr) return;
+    job_(state_, thread);
+  }
+}
+
+void Team::run(Job job, void* state) {
+  if (threads_ == 1) {
+    job(state, 0);
+    return;
+  }
+  wait_for_all();
+  job_ = job;
+  state_ = state;
+  release_all();
+  job(state, 0);
+  // Wait for the end of the job, and leave the count as a worker at the barrier expects to find it.
+  const auto others = static_cast<uint32_t>(threads_ - 1);
+  for (uint32_t seen; (seen = arrived_.load(std::memory_order_acquire)) != others;)
+    wait_for_change(arrived_, seen, spins_);
+}
+
+namespace {
+
+struct Store {
+  std::mutex mutex;
+  std::vector<std::unique_ptr<Team>> idle;
+};
+
+// Never destroyed: at exit of the process a static destructor would join threads that may no longer exist.
+Store* store = new Store;
+
+[[maybe_unused]] void start_afresh_in_child() { store = new Store; }
+
+void watch_forks() {
+#if defined(__unix__) || defined(__APPLE__)
+  static const int registered = pthread_atfork(nullptr, nullptr, start_afresh_in_child);
+  (void)registered;
+#endif
+}
+
+}  // namespace
+
+TeamLease::TeamLease(int threads) {
+  watch_forks();
+  const std::lock_guard lock(store->mutex);
+  auto& idle = store->idle;
+  const auto fits = [threads](const auto& team) { return team->threads() == threads; };
+  const auto found = std::find_if(idle.rbegin(), idle.rend(), fits);
+  if (found == idle.rend()) {
+    team_ = new Team(threads);
+    return;
+  }
+  team_ = found->release();
+  idle.erase(std::next(found).base());
+}
+
+TeamLease::~TeamLease() {
+  const std::lock_guard lock(store->mutex);
+  store->idle.emplace_back(team_);
+}
+
+}  // namespace hs
