@@ -92,7 +92,7 @@ class Lowering:
         self.calls: list[Call] = []
         self._constants = constants
         self._schema = _native.kernels()
-        self._functions = {name: code for code, name in enumerate(_native.activations())}
+        self._functions = _native.activations()
         self._alias: dict[str, str] = {}
         self._node = ""
 
@@ -113,7 +113,7 @@ class Lowering:
     def activation(self, node: Node) -> tuple[int, dict[str, float]]:
         """Number and float parameters of the activation that is fused into a node."""
         a = attributes(node)
-        return self.function(a["activation"]), {"alpha": float(a["alpha"])}
+        return self.function(a["activation"]), {"alpha": float(a["alpha"]), "beta": float(a["beta"])}
 
     def data(self, name: str) -> Array:
         """The array of a tensor that this program does not change. Raises `ModelError` if it has none."""
@@ -277,7 +277,7 @@ class Lowering:
             per_node[call.node] = per_node.get(call.node, 0) + 1
         end = dict(last)
         for at, call in enumerate(self.calls):
-            y = call.operands.get("y", "")
+            y = call.operands.get("output", "")
             if not y or per_node[call.node] != 1:
                 continue
             out = find(self.root(y))

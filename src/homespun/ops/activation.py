@@ -39,7 +39,7 @@ FUNCTIONS = (
     "erf",
 )
 #: Those that the compiler fuses into the epilogue of the operator before them.
-FUSIBLE = ("relu", "relu6", "hard_swish", "hard_sigmoid", "sigmoid", "silu", "tanh", "leaky_relu")
+FUSIBLE = ("relu", "relu6", "clip", "leaky_relu", "hard_sigmoid", "hard_swish", "sigmoid", "silu", "tanh")
 
 _ONNX = {
     "relu": "Relu",
@@ -69,8 +69,8 @@ def _same(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
 def _lower(low: Any, node: Node) -> None:
     a = low.attributes(node)
     floats = {"alpha": a.get("low", a.get("alpha", 0.0)), "beta": a.get("high", 0.0)}
-    ints = {"size": low.type(node.outputs[0]).size, "function": low.function(node.op)}
-    low.emit("unary", {"x": node.inputs[0], "y": node.outputs[0]}, ints, floats)
+    ints = {"count": low.type(node.outputs[0]).size, "activation": low.function(node.op)}
+    low.emit("unary", {"input": node.inputs[0], "output": node.outputs[0]}, ints, floats)
 
 
 def _cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
@@ -104,4 +104,4 @@ def fused(op: str, a: Attributes) -> dict[str, Any]:
     """Attributes that a node takes on when the activation `op` is fused into it."""
     if op not in FUSIBLE:
         raise ModelError(f"activation {op!r} can't be fused")
-    return {"activation": op, "alpha": float(a.get("alpha", 0.0))}
+    return {"activation": op, "alpha": float(a.get("low", a.get("alpha", 0.0))), "beta": float(a.get("high", 0.0))}

@@ -86,15 +86,15 @@ def geometry(low: Any, node: Node) -> dict[str, int]:
     x, w, y = low.type(node.inputs[0]), low.type(node.inputs[1]), low.type(node.outputs[0])
     top, left, _, _ = padding_of(a, (x.shape[1], x.shape[2]), (w.shape[0], w.shape[1]))
     return {
-        "n": x.shape[0],
-        "h": x.shape[1],
-        "w": x.shape[2],
-        "c": x.shape[3],
-        "oh": y.shape[1],
-        "ow": y.shape[2],
-        "m": y.shape[3],
-        "kh": w.shape[0],
-        "kw": w.shape[1],
+        "batch": x.shape[0],
+        "height": x.shape[1],
+        "width": x.shape[2],
+        "channels": x.shape[3],
+        "out_height": y.shape[1],
+        "out_width": y.shape[2],
+        "out_channels": y.shape[3],
+        "kernel_h": w.shape[0],
+        "kernel_w": w.shape[1],
         "stride_h": a["stride"][0],
         "stride_w": a["stride"][1],
         "dilation_h": a["dilation"][0],
@@ -106,19 +106,19 @@ def geometry(low: Any, node: Node) -> dict[str, int]:
 
 
 def conv2d_lower(low: Any, node: Node) -> None:
-    ints = geometry(low, node)
     code, floats = low.activation(node)
-    depthwise = ints["groups"] == ints["c"] == ints["m"]
+    ints = {**geometry(low, node), "activation": code, "residual_after": 0}
+    depthwise = ints["groups"] == ints["channels"] == ints["out_channels"] > 1
     kernel = "depthwise" if depthwise else "conv2d"
     x, w, bias, residual = (*node.inputs, "", "")[:4]
     operands = {
-        "x": x,
-        "w": low.packed(kernel, ints, w),
+        "input": x,
+        "weights": low.packed(kernel, ints, w),
         "bias": bias,
         "residual": residual,
-        "y": node.outputs[0],
+        "output": node.outputs[0],
     }
-    low.emit(kernel, operands, {**ints, "activation": code}, floats)
+    low.emit(kernel, operands, ints, floats)
 
 
 CONV2D = Operator(
@@ -131,6 +131,7 @@ CONV2D = Operator(
         "groups": 1,
         "activation": "none",
         "alpha": 0.0,
+        "beta": 0.0,
     },
     shape=conv2d_shape,
     cost=conv2d_cost,

@@ -59,15 +59,15 @@ def collapse(a: tuple[int, ...], b: tuple[int, ...], out: tuple[int, ...]) -> tu
 def _lower(low: Any, node: Node) -> None:
     x, y, out = (low.type(n).shape for n in (*node.inputs[:2], node.outputs[0]))
     dims, sx, sy = collapse(x, y, out)
-    if len(dims) > 4:
-        raise ShapeError(f"node {node}: broadcasting {list(x)} with {list(y)} mixes more than four axes")
-    pad = 4 - len(dims)
+    if len(dims) > 5:
+        raise ShapeError(f"node {node}: broadcasting {list(x)} with {list(y)} mixes more than five axes")
+    pad = 5 - len(dims)
     dims, sx, sy = [1] * pad + dims, [0] * pad + sx, [0] * pad + sy
-    ints = {"function": CODES[node.op]}
-    for i in range(4):
-        ints |= {f"d{i}": dims[i], f"sa{i}": sx[i], f"sb{i}": sy[i]}
+    ints = {"operation": CODES[node.op]}
+    for i in range(5):
+        ints |= {f"d{i}": dims[i], f"a{i}": sx[i], f"b{i}": sy[i]}
     code, floats = low.activation(node)
-    operands = {"a": node.inputs[0], "b": node.inputs[1], "y": node.outputs[0]}
+    operands = {"a": node.inputs[0], "b": node.inputs[1], "output": node.outputs[0]}
     low.emit("binary", operands, {**ints, "activation": code}, floats)
 
 
@@ -75,7 +75,7 @@ def _binary(name: str) -> Operator:
     return Operator(
         name=name,
         inputs=("a", "b"),
-        attributes={"activation": "none", "alpha": 0.0},
+        attributes={"activation": "none", "alpha": 0.0, "beta": 0.0},
         shape=_shape,
         lower=_lower,
         in_place=(0, 1),

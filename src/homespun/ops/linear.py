@@ -1,4 +1,4 @@
-"""`linear`: y = x W + b over the last axis, weights (inputs, outputs). Runs as a 1x1 convolution."""
+"""`linear`: y = x W + b over the last axis; weights (inputs, outputs)."""
 
 from __future__ import annotations
 
@@ -26,48 +26,26 @@ def _cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[Tensor
     return Cost(2 * ins[1].shape[0] * outs[0].size)
 
 
-def as_convolution(rows: int, k: int, m: int) -> dict[str, int]:
-    """The integers of a 1x1 convolution that is the product (rows, k) x (k, m)."""
-    return {
-        "n": 1,
-        "h": 1,
-        "w": rows,
-        "c": k,
-        "oh": 1,
-        "ow": rows,
-        "m": m,
-        "kh": 1,
-        "kw": 1,
-        "stride_h": 1,
-        "stride_w": 1,
-        "dilation_h": 1,
-        "dilation_w": 1,
-        "pad_top": 0,
-        "pad_left": 0,
-        "groups": 1,
-    }
-
-
 def _lower(low: Any, node: Node) -> None:
     x, y = low.type(node.inputs[0]), low.type(node.outputs[0])
-    k, m = x.shape[-1], y.shape[-1]
-    ints = as_convolution(x.size // k, k, m)
+    inner, columns = x.shape[-1], y.shape[-1]
     code, floats = low.activation(node)
+    ints = {"rows": x.size // inner, "inner": inner, "columns": columns, "activation": code, "residual_after": 0}
     x_name, w, bias, residual = (*node.inputs, "", "")[:4]
     operands = {
-        "x": x_name,
-        "w": low.packed("conv2d", ints, w),
+        "input": x_name,
+        "weights": low.packed("linear", ints, w),
         "bias": bias,
         "residual": residual,
-        "y": node.outputs[0],
+        "output": node.outputs[0],
     }
-    low.emit("conv2d", operands, {**ints, "activation": code}, floats)
+    low.emit("linear", operands, ints, floats)
 
 
 LINEAR = Operator(
     name="linear",
     inputs=("x", "weight", "bias?", "residual?"),
-    attributes={"activation": "none", "alpha": 0.0},
+    attributes={"activation": "none", "alpha": 0.0, "beta": 0.0},
     shape=_shape,
     cost=_cost,
     lower=_lower,

@@ -41,12 +41,13 @@ def _lower(low: Any, node: Node) -> None:
     scale, shift = scale_and_shift(a["eps"], *(low.data(n) for n in node.inputs[1:]))
     y = low.type(node.outputs[0])
     operands = {
-        "x": node.inputs[0],
+        "input": node.inputs[0],
         "scale": low.constant(scale),
         "shift": low.constant(shift),
-        "y": node.outputs[0],
+        "output": node.outputs[0],
     }
-    low.emit("affine", operands, {"rows": y.size // y.shape[-1], "c": y.shape[-1], "activation": 0}, {"alpha": 0.0})
+    ints = {"rows": y.size // y.shape[-1], "channels": y.shape[-1], "activation": low.function("none")}
+    low.emit("affine", operands, ints, {"alpha": 0.0, "beta": 0.0})
 
 
 BATCH_NORM = Operator(

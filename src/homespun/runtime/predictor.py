@@ -34,7 +34,7 @@ class Predictor:
             raise OptionError(f"weights is {weights!r}; it can be {' or '.join(repr(w) for w in WEIGHTS)}")
         check(model)
         self.batch, self.weights, self.threads, self.isa = batch, weights, threads, choose_isa(isa)
-        self._graph = for_inference(model, int8=weights == "int8")
+        self._graph = for_inference(model)
         self._constants = ConstantPool()
         self._programs: dict[int, tuple[Lowered, _native.Program]] = {}
         self._lock = Lock()

@@ -1,0 +1,74 @@
+# Homespun: `make album PHOTOS=~/Pictures` runs the album, `make test` tests everything, `make help` tells the rest.
+# Everything is installed into .venv in this folder; nothing is rebuilt or installed again that has not changed.
+
+PYTHON ?= python3
+PHOTOS ?=
+DATA ?= ../shared/data
+PORT ?= 8642
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt $(shell find native -type f -not -name '*.md' 2>/dev/null)
+
+.PHONY: help album install test lint format evaluate benchmarks native-test clean
+
+help:
+	@echo "make album [PHOTOS=~/Pictures]  build, index the photos and serve the album on http://127.0.0.1:$(PORT)"
+	@echo "make test                       set up what tests need and run them all"
+	@echo "make lint                       ruff, mypy, import-linter, clang-format"
+	@echo "make evaluate [DATA=folder]     measure learning on folders of photos"
+	@echo "make benchmarks                 compare with other engines, side by side (installs them beside .venv)"
+	@echo "make native-test                the C++ tests under sanitizers"
+
+# Two stamps: the album needs less than the tests do.
+$(VENV)/pyvenv.cfg:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; try make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.build-tools: $(VENV)/pyvenv.cfg
+	$(BIN)/python -m pip install --quiet "scikit-build-core>=0.11" "nanobind>=2.4" "cmake>=3.24" "ninja>=1.11"
+	@touch $@
+
+$(VENV)/.album: $(VENV)/.build-tools $(SOURCES)
+	@echo "Building Homespun (the first time takes a few minutes)..."
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[album,demo]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.album
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	@command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || tools/install_browser.sh
+	@touch $@
+
+install: $(VENV)/.album
+
+album: $(VENV)/.album
+	$(BIN)/homespun album serve $(if $(PHOTOS),"$(PHOTOS)",--demo) --port $(PORT)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	find native -name '*.cpp' -o -name '*.hpp' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	find native -name '*.cpp' -o -name '*.hpp' | xargs $(BIN)/clang-format -i
+
+evaluate: $(VENV)/.album
+	$(BIN)/python -m pip install --quiet "matplotlib>=3.9"
+	$(BIN)/homespun album evaluate --known "$(DATA)/topics" --split-by "$(DATA)/topics/index.csv" \
+	  --shots 1,2,5,10,20 --seeds 5 --out evaluation
+
+native-test: $(VENV)/.build-tools
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DHOMESPUN_PYTHON=OFF -DHOMESPUN_NATIVE_TESTS=ON \
+	  -DHOMESPUN_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
+	$(BIN)/cmake --build build/sanitize
+	cd build/sanitize && $(CURDIR)/$(BIN)/ctest --output-on-failure
+
+clean:
+	rm -rf build evaluation $(VENV)

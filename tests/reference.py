@@ -1,0 +1,150 @@
+"""NumPy in float64, written for clarity: what every operator means. Predictors and kernels are held against it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from homespun.graph import Array, Graph
+from homespun.graph.operator import attributes
+from homespun.ops.convolution import padding_of
+
+_erf = np.vectorize(__import__("math").erf, otypes=[np.float64])
+
+FUNCTIONS: dict[str, Any] = {
+    "none": lambda x, a, b: x,
+    "relu": lambda x, a, b: np.maximum(x, 0),
+    "relu6": lambda x, a, b: np.clip(x, 0, 6),
+    "clip": lambda x, a, b: np.clip(x, a, b),
+    "leaky_relu": lambda x, a, b: np.where(x > 0, x, a * x),
+    "hard_sigmoid": lambda x, a, b: np.clip(x / 6 + 0.5, 0, 1),
+    "hard_swish": lambda x, a, b: x * np.clip(x / 6 + 0.5, 0, 1),
+    "sigmoid": lambda x, a, b: 1 / (1 + np.exp(-x)),
+    "silu": lambda x, a, b: x / (1 + np.exp(-x)),
+    "tanh": lambda x, a, b: np.tanh(x),
+    "gelu": lambda x, a, b: 0.5 * x * (1 + _erf(x / np.sqrt(2))),
+    "gelu_tanh": lambda x, a, b: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "elu": lambda x, a, b: np.where(x > 0, x, a * np.expm1(x)),
+    "exp": lambda x, a, b: np.exp(x),
+    "log": lambda x, a, b: np.log(x),
+    "sqrt": lambda x, a, b: np.sqrt(x),
+    "neg": lambda x, a, b: -x,
+    "abs": lambda x, a, b: np.abs(x),
+    "softplus": lambda x, a, b: np.logaddexp(0, x),
+    "mish": lambda x, a, b: x * np.tanh(np.logaddexp(0, x)),
+    "reciprocal": lambda x, a, b: 1 / x,
+    "square": lambda x, a, b: x * x,
+    "erf": lambda x, a, b: _erf(x),
+}
+
+BINARY: dict[str, Any] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "maximum": np.maximum,
+    "minimum": np.minimum,
+}
+
+
+def windows(x: Array, a: dict[str, Any], kernel: tuple[int, int], out: tuple[int, int], fill: float) -> Array:
+    """(N, OH, OW, C, kh, kw): what each output pixel of a sliding window sees."""
+    (kh, kw), (dh, dw), (sh, sw) = kernel, a["dilation"], a["stride"]
+    top, left, _, _ = padding_of(a, (x.shape[1], x.shape[2]), kernel)
+    height, width = (out[0] - 1) * sh + (kh - 1) * dh + 1, (out[1] - 1) * sw + (kw - 1) * dw + 1
+    padded = np.full((x.shape[0], max(height, top + x.shape[1]), max(width, left + x.shape[2]), x.shape[3]), fill)
+    padded[:, top : top + x.shape[1], left : left + x.shape[2]] = x
+    view = sliding_window_view(padded[:, :height, :width], ((kh - 1) * dh + 1, (kw - 1) * dw + 1), axis=(1, 2))
+    return view[:, ::sh, ::sw, :, ::dh, ::dw]
+
+
+def conv2d(x: Array, w: Array, a: dict[str, Any], out: tuple[int, int]) -> Array:
+    groups = a["groups"]
+    seen = windows(x, a, w.shape[:2], out, 0.0)
+    per_group, m = w.shape[2], w.shape[3] // groups
+    parts = [
+        np.einsum(
+            "nhwcij,ijcm->nhwm",
+            seen[:, :, :, g * per_group : (g + 1) * per_group],
+            w[..., g * m : (g + 1) * m],
+            optimize=True,
+        )
+        for g in range(groups)
+    ]
+    return np.concatenate(parts, axis=-1)
+
+
+def pool(op: str, x: Array, a: dict[str, Any], out: tuple[int, int]) -> Array:
+    if op == "max_pool":
+        return windows(x, a, a["kernel"], out, -np.inf).max(axis=(-1, -2))
+    total = windows(x, a, a["kernel"], out, 0.0).sum(axis=(-1, -2))
+    if a["count_include_pad"]:
+        # a window may reach past the padding where sizes are rounded up; such places never count
+        top, left, bottom, right = padding_of(a, x.shape[1:3], a["kernel"])
+        inside = np.ones((1, x.shape[1] + top + bottom, x.shape[2] + left + right, 1))
+        count = windows(inside, {**a, "padding": (0, 0, 0, 0)}, a["kernel"], out, 0.0).sum(axis=(-1, -2))
+    else:
+        count = windows(np.ones((1, *x.shape[1:3], 1)), a, a["kernel"], out, 0.0).sum(axis=(-1, -2))
+    return total / count
+
+
+def softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def run_node(op: str, a: dict[str, Any], x: list[Array], out_shape: tuple[int, ...]) -> Array:
+    """The output of one operator."""
+    size = (out_shape[1], out_shape[2]) if len(out_shape) == 4 else (0, 0)
+    if op in ("conv2d", "linear"):
+        y = conv2d(x[0], x[1], a, size) if op == "conv2d" else x[0] @ x[1]
+        y = y + x[2] if len(x) > 2 and x[2] is not None else y
+        y = y + x[3] if len(x) > 3 and x[3] is not None else y
+        return FUNCTIONS[a["activation"]](y, a["alpha"], 0.0)
+    if op in FUNCTIONS:
+        return FUNCTIONS[op](x[0], a.get("low", a.get("alpha", 0.0)), a.get("high", 0.0))
+    if op in BINARY:
+        return FUNCTIONS[a["activation"]](BINARY[op](x[0], x[1]), a["alpha"], 0.0)
+    match op:
+        case "batch_norm":
+            return (x[0] - x[3]) / np.sqrt(x[4] + a["eps"]) * x[1] + x[2]
+        case "max_pool" | "average_pool":
+            return pool(op, x[0], a, size)
+        case "global_average_pool":
+            return x[0].mean(axis=(1, 2), keepdims=True)
+        case "softmax":
+            return softmax(x[0])
+        case "log_softmax":
+            return np.log(softmax(x[0]))
+        case "reshape" | "flatten" | "identity" | "dropout":
+            return x[0].reshape(out_shape)
+        case "transpose":
+            return x[0].transpose(a["axes"])
+        case "concat":
+            return np.concatenate(x, axis=a["axis"])
+        case "slice":
+            return np.take(x[0], range(a["start"], min(a["stop"], x[0].shape[a["axis"]])), axis=a["axis"])
+        case "pad":
+            widths = list(zip(a["before"], a["after"], strict=True))
+            return np.pad(x[0], widths, constant_values=a["value"])
+        case "reduce_sum" | "reduce_mean" | "reduce_max":
+            function = {"reduce_sum": np.sum, "reduce_mean": np.mean, "reduce_max": np.max}[op]
+            return function(x[0], axis=tuple(a["axes"]), keepdims=a["keep_axes"])
+    raise NotImplementedError(op)
+
+
+def evaluate(graph: Graph, *inputs: Array) -> list[Array]:
+    """Outputs of a graph for the given inputs, in float64."""
+    from homespun.graph import infer
+
+    types = infer(graph, inputs[0].shape[0])
+    values: dict[str, Array] = {
+        t.name: np.asarray(t.data, np.float64) for t in graph.tensors.values() if t.data is not None
+    }
+    values |= {name: np.asarray(x, np.float64) for name, x in zip(graph.inputs, inputs, strict=True)}
+    for node in graph.nodes:
+        args = [values[n] if n else None for n in node.inputs]
+        values[node.outputs[0]] = run_node(node.op, attributes(node), args, types[node.outputs[0]].shape)
+    return [values[name] for name in graph.outputs]
