@@ -9,6 +9,7 @@ from homespun.compile.passes.drop_inference_identities import drop_inference_ide
 from homespun.compile.passes.fold_batch_norm import fold_batch_norm
 from homespun.compile.passes.fuse_activation import fuse_activation
 from homespun.compile.passes.fuse_residual import fuse_residual
+from homespun.errors import OptionError
 from homespun.graph import Graph
 
 __all__ = [
@@ -20,8 +21,13 @@ __all__ = [
 ]
 
 
-def for_inference(graph: Graph) -> Graph:
-    """A copy of a graph, ready to be lowered for inference: no training nodes, norms folded, epilogues fused."""
+def for_inference(graph: Graph, int8: bool = False) -> Graph:
+    """A copy of a graph, ready to be lowered for inference: no training nodes, norms folded, epilogues fused.
+
+    With `int8`, weights are quantised too, and what multiplies them runs in 8 bits.
+    """
+    if int8:
+        raise OptionError("8-bit weights are not built in yet")
     result = graph.copy()
     result.prune()
     drop_inference_identities(result)
