@@ -19,7 +19,7 @@ FUNCTIONS: dict[str, Any] = {
     "relu6": lambda x, a, b: np.clip(x, 0, 6),
     "clip": lambda x, a, b: np.clip(x, a, b),
     "leaky_relu": lambda x, a, b: np.where(x > 0, x, a * x),
-    "hard_sigmoid": lambda x, a, b: np.clip(x / 6 + 0.5, 0, 1),
+    "hard_sigmoid": lambda x, a, b: np.clip(a * x + b, 0, 1),
     "hard_swish": lambda x, a, b: x * np.clip(x / 6 + 0.5, 0, 1),
     "sigmoid": lambda x, a, b: 1 / (1 + np.exp(-x)),
     "silu": lambda x, a, b: x / (1 + np.exp(-x)),
@@ -102,11 +102,11 @@ def run_node(op: str, a: dict[str, Any], x: list[Array], out_shape: tuple[int, .
         y = conv2d(x[0], x[1], a, size) if op == "conv2d" else x[0] @ x[1]
         y = y + x[2] if len(x) > 2 and x[2] is not None else y
         y = y + x[3] if len(x) > 3 and x[3] is not None else y
-        return FUNCTIONS[a["activation"]](y, a["alpha"], 0.0)
+        return FUNCTIONS[a["activation"]](y, a["alpha"], a["beta"])
     if op in FUNCTIONS:
-        return FUNCTIONS[op](x[0], a.get("low", a.get("alpha", 0.0)), a.get("high", 0.0))
+        return FUNCTIONS[op](x[0], a.get("low", a.get("alpha", 0.0)), a.get("high", a.get("beta", 0.0)))
     if op in BINARY:
-        return FUNCTIONS[a["activation"]](BINARY[op](x[0], x[1]), a["alpha"], 0.0)
+        return FUNCTIONS[a["activation"]](BINARY[op](x[0], x[1]), a["alpha"], a["beta"])
     match op:
         case "batch_norm":
             return (x[0] - x[3]) / np.sqrt(x[4] + a["eps"]) * x[1] + x[2]

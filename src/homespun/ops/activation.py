@@ -66,9 +66,14 @@ def _same(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
     return [ins[0]]
 
 
+def _floats(a: Attributes) -> dict[str, float]:
+    """The two parameters of a function as the kernels name them; a clip's bounds are its alpha and beta."""
+    return {"alpha": float(a.get("low", a.get("alpha", 0.0))), "beta": float(a.get("high", a.get("beta", 0.0)))}
+
+
 def _lower(low: Any, node: Node) -> None:
     a = low.attributes(node)
-    floats = {"alpha": a.get("low", a.get("alpha", 0.0)), "beta": a.get("high", 0.0)}
+    floats = _floats(a)
     ints = {"count": low.type(node.outputs[0]).size, "activation": low.function(node.op)}
     low.emit("unary", {"input": node.inputs[0], "output": node.outputs[0]}, ints, floats)
 
@@ -80,6 +85,7 @@ def _cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[Tensor
 _ATTRIBUTES: dict[str, dict[str, Any]] = {
     "leaky_relu": {"alpha": 0.01},
     "elu": {"alpha": 1.0},
+    "hard_sigmoid": {"alpha": 1 / 6, "beta": 0.5},
     "clip": {"low": 0.0, "high": 6.0},
 }
 
@@ -104,4 +110,4 @@ def fused(op: str, a: Attributes) -> dict[str, Any]:
     """Attributes that a node takes on when the activation `op` is fused into it."""
     if op not in FUSIBLE:
         raise ModelError(f"activation {op!r} can't be fused")
-    return {"activation": op, "alpha": float(a.get("low", a.get("alpha", 0.0))), "beta": float(a.get("high", 0.0))}
+    return {"activation": op, **_floats(a)}
