@@ -1,16 +1,27 @@
-"""The album's one door: everything that the command line and the web can see or do goes through `Album`.
+"""The album's one door: all that the command line and the web can see or do goes through `Album`.
 
-It ties the store, the index run, the topics learnt from scores, a family's corrections, doubts and searches together.
+It ties together the store, index runs, the topics learnt from scores, a family's corrections, doubts and searches.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+from homespun.album import corrections, doubts, export, scoring, topics
+from homespun.album import search as searching
+from homespun.album.corrections import Label
+from homespun.album.errors import LibraryBusyError, LibraryError, PhotoError, SearchError, TopicError
+from homespun.album.learnt import FamilyLearner
 from homespun.album.model import (
     Answer,
     Change,
@@ -25,21 +36,82 @@ from homespun.album.model import (
     Status,
     Topic,
 )
+from homespun.album.scoring import Scoreboard, Standing
+from homespun.album.search import UNSORTED, Search
+from homespun.album.store import Store, now, readable, write_file
+from homespun.album.topics import TopicRow
 
 if TYPE_CHECKING:
     from homespun.album.indexer import IndexReport, Progress
+    from homespun.album.workers import DecodePool
+    from homespun.learning import TopicLearner
+
+# How often photos that an index run brings in are sorted into topics, while it runs.
+SECONDS_BETWEEN_SORTINGS = 2.0
+# Labels learnt since the learner was last written to disk; learning so few again takes a moment.
+CHANGES_BETWEEN_SAVES = 25
+THUMBNAIL_SIDE = 480
+SUGGESTIONS = 8
+
+
+class Embedder(Protocol):
+    """What turns photos into features (`vision.Embedder` does)."""
+
+    @property
+    def dimensions(self) -> int: ...
+    @property
+    def version(self) -> str: ...
+    def embed_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]: ...
 
 
 class Album:
-    """A family's album in one data folder. Safe to share between the threads of a server; use as a context manager."""
+    """A family's album in one data folder. Safe to share between threads; use it as a context manager.
+
+    `embedder` is loaded when first needed if it is not given. `learner` makes the learner that the album starts
+    from, and `builtin` names its topics in English and Chinese; by default those that ship with Homespun.
+    With `read_only` another process may hold the folder; whatever would change it raises `LibraryError`.
+    """
 
     def __init__(
-        self, data_dir: str | os.PathLike[str], *, embedder: Any = None, read_only: bool = False
-    ) -> None: ...
+        self,
+        data_dir: str | os.PathLike[str],
+        *,
+        embedder: Embedder | None = None,
+        learner: Callable[[], TopicLearner] | None = None,
+        builtin: Mapping[str, tuple[str, str]] | None = None,
+        read_only: bool = False,
+    ) -> None:
+        self._embedder = embedder
+        self._new_learner, self._builtin, self._start = topics.starting_learner(learner, builtin)
+        self._store = Store.open(data_dir, read_only=read_only)
+        self._changing = threading.RLock()
+        self._indexing = threading.Lock()
+        self._board: Scoreboard | None = None
+        self._unsaved = 0
+        self._decoders: DecodePool | None = None
+        self._numbers: tuple[Standing, list[Topic]] | None = None
+        if not read_only:
+            with self._store.transaction() as connection:
+                topics.install_builtin(connection, self._builtin)
+
+    @property
+    def data_dir(self) -> Path:
+        """The album's own folder."""
+        return self._store.data_dir
 
     def close(self) -> None:
-        """Save what was learnt and give the data folder back."""
-        raise NotImplementedError
+        """Save what was learnt and give the data folder back. Safe to call twice."""
+        with self._changing:
+            try:
+                if self._board is not None and self._unsaved:
+                    self._board.family.save(self._store.data_dir)
+                    self._unsaved = 0
+            finally:
+                self._board = None
+                if self._decoders is not None:
+                    self._decoders.close()
+                    self._decoders = None
+                self._store.close()
 
     def __enter__(self) -> Album:
         return self
@@ -53,44 +125,164 @@ class Album:
         self,
         roots: Iterable[str | os.PathLike[str]] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
-        stop: Event | None = None,
+        stop: threading.Event | None = None,
     ) -> IndexReport:
-        """Read new and changed photos of the given folders (remembered) or of all that are remembered."""
-        raise NotImplementedError
+        """Read new and changed photos of the given folders (remembered for later runs) or of all remembered ones.
+
+        Photos are sorted into topics while the run goes on. `stop`, once set, ends it after the photos in hand.
+        Raises `LibraryError` for a folder that is not there, `LibraryBusyError` if a run is under way.
+        """
+        from homespun.album import indexer
+
+        folders = None if roots is None else [_checked_root(root) for root in roots]
+        if not self._indexing.acquire(blocking=False):
+            raise LibraryBusyError("photos are being indexed already; wait until that is done")
+        try:
+            if folders:
+                self._store.add_roots(folders)
+            chosen = folders or self._store.roots()
+            if not chosen:
+                raise LibraryError("the album has no folder of photos yet; name one: `homespun album index FOLDER`")
+            embedder = self._load_embedder()
+            self._use_backbone(embedder.version)
+            sorted_at = time.monotonic()
+
+            def report(progress: Progress) -> None:
+                nonlocal sorted_at
+                if time.monotonic() - sorted_at >= SECONDS_BETWEEN_SORTINGS:
+                    self.sort_new()
+                    sorted_at = time.monotonic()
+                if on_progress is not None:
+                    on_progress(progress)
+
+            report_ = indexer.index(self._store, chosen, embedder, on_progress=report, stop=stop)
+            self.sort_new()
+            with self._changing:
+                self._loaded_board().features.flush()
+            self._store.set_setting("last_indexed", now())
+            return report_
+        finally:
+            self._indexing.release()
+
+    def sort_new(self) -> None:
+        """Sort photos that came, returned or vanished since the last time into topics."""
+        with self._changing:
+            board = self._loaded_board()
+            try:
+                with self._store.transaction() as connection:
+                    corrections.carry_labels_of_edited(connection, board.alike)
+                    step = board.compute(connection)
+                    scoring.write(connection, step)
+            except BaseException:
+                board.revert()
+                raise
+            board.accept(step)
 
     def status(self) -> Status:
         """The library in numbers."""
-        raise NotImplementedError
+        roots = [readable(root) for root in self._store.roots()]
+        backbone = self._store.setting("backbone")
+        with self._store.reader() as connection:
+
+            def count(query: str, *values: str) -> int:
+                return int(connection.execute(query, values).fetchone()[0])
+
+            return Status(
+                data_dir=str(self._store.data_dir),
+                roots=roots,
+                photos=count("SELECT count(*) FROM photo WHERE vanished = 0"),
+                vanished=count("SELECT count(*) FROM photo WHERE vanished = 1"),
+                files=count("SELECT count(*) FROM file WHERE vanished = 0"),
+                unreadable=count("SELECT count(*) FROM file WHERE reason IS NOT NULL"),
+                without_features=count(
+                    "SELECT count(*) FROM photo WHERE vanished = 0 AND NOT EXISTS "
+                    "(SELECT 1 FROM feature WHERE backbone = ? AND photo_id = photo.id)",
+                    backbone or "",
+                ),
+                topics=count("SELECT count(*) FROM topic WHERE removed = 0"),
+                family_topics=count("SELECT count(*) FROM topic WHERE removed = 0 AND builtin = 0"),
+                labels=count("SELECT count(*) FROM label"),
+                changes=count("SELECT count(*) FROM change"),
+                backbone=backbone,
+                last_indexed=self._store.setting("last_indexed"),
+                indexing=self._indexing.locked(),
+            )
 
     def problems(self) -> list[Problem]:
-        """Files that cannot be read, with reasons."""
-        raise NotImplementedError
+        """Files that cannot be read, with reason codes (`imaging.reasons` has people's words for them)."""
+        query = "SELECT path, reason, detail FROM file WHERE reason IS NOT NULL ORDER BY path"
+        with self._store.reader() as connection:
+            return [Problem(readable(path), reason, detail or "") for path, reason, detail in connection.execute(query)]
 
     # Topics
 
     def topics(self, include_hidden: bool = False) -> list[Topic]:
-        """The topics, built-in ones first."""
-        raise NotImplementedError
+        """The topics with their numbers, built-in ones first."""
+        return [topic for topic in self._all_topics() if include_hidden or not topic.hidden]
 
     def topic(self, key: str) -> Topic:
-        """One topic, by key or by a name of it. Raises `TopicError` if there is none."""
-        raise NotImplementedError
+        """One topic, hidden or not, by its key or a name of it. Raises `TopicError` if there is none."""
+        with self._store.reader() as connection:
+            found = topics.find_topic(topics.read_topics(connection), key)
+        return next(topic for topic in self._all_topics() if topic.key == found.key)
 
     def add_topic(self, name: str, photo_ids: Sequence[int], name_zh: str | None = None) -> Topic:
-        """A new topic from one photo or more."""
-        raise NotImplementedError
+        """A new topic from one photo or more; the rest of the library is looked through at once.
+
+        Raises `TopicError` for a name that is taken, `PhotoError` for a photo that does not exist.
+        """
+        english = topics.clean_name(name)
+        chinese = topics.clean_name(name_zh) if name_zh else english
+        photo_ids = _distinct(photo_ids)
+        if not photo_ids:
+            raise TopicError("a new topic needs at least one photo to learn from")
+
+        def record(connection: sqlite3.Connection) -> int:
+            searching.require_photos(connection, photo_ids)
+            topic_id = topics.insert_topic(connection, english, chinese)
+            return corrections.add_change(
+                connection,
+                "add-topic",
+                topic_id=topic_id,
+                details={"name_en": english, "name_zh": chinese},
+                labels=[Label(photo_id, topic_id, 1) for photo_id in photo_ids],
+            )
+
+        return self.topic(self._apply(record).topics[0])
 
     def rename_topic(self, key: str, name: str | None = None, name_zh: str | None = None) -> Change:
-        """Give a topic another name, in one language or both; its key stays."""
-        raise NotImplementedError
+        """Give a topic another name, in one language or both; its key stays. Raises `TopicError`."""
+        names = {"name_en": name, "name_zh": name_zh}
+        details: dict[str, str | bool] = {k: topics.clean_name(v) for k, v in names.items() if v is not None}
+        if not details:
+            raise TopicError("a topic is renamed in English, Chinese or both; no name was given")
+
+        def record(connection: sqlite3.Connection) -> int:
+            row = topics.find_topic(topics.read_topics(connection), key)
+            topics.refuse_taken_names(connection, map(str, details.values()), except_topic=row.id)
+            return corrections.add_change(connection, "rename-topic", topic_id=row.id, details=details)
+
+        return self._apply(record)
 
     def hide_topic(self, key: str, hidden: bool = True) -> Change:
-        """Take a topic off the pages, or put it back. It goes on learning."""
-        raise NotImplementedError
+        """Take a topic off the pages, or put it back; it goes on learning. Raises `TopicError`."""
+
+        def record(connection: sqlite3.Connection) -> int:
+            row = topics.find_topic(topics.read_topics(connection), key)
+            return corrections.add_change(connection, "hide-topic", topic_id=row.id, details={"hidden": hidden})
+
+        return self._apply(record)
 
     def remove_topic(self, key: str) -> Change:
-        """Remove a topic that the family made (a built-in one can be hidden)."""
-        raise NotImplementedError
+        """Remove a topic that the family made; undo brings it back with all its labels. Raises `TopicError`."""
+
+        def record(connection: sqlite3.Connection) -> int:
+            row = topics.find_topic(topics.read_topics(connection), key)
+            if row.builtin:
+                raise TopicError(f"{row.key} is a built-in topic: it can be hidden, not removed")
+            return corrections.add_change(connection, "remove-topic", topic_id=row.id)
+
+        return self._apply(record)
 
     # Photos
 
@@ -105,16 +297,32 @@ class Album:
         offset: int = 0,
         limit: int = 60,
     ) -> Page:
-        """One page of the photos that match all that is given. Dates: "2024", "2024-05" or "2024-05-01", inclusive.
+        """One page of the photos that match all that is given.
 
-        `topic` is a key, or "unsorted" for photos that are in none. `text` matches words in file and folder names,
-        topic names in both languages, places and cameras.
+        `topic` is a key or name, or "unsorted" for photos that are in none. `text` holds words, each of which must be
+        in a file or folder name, a topic's name in either language, the place or the camera. Dates are written
+        "2024", "2024-05" or "2024-05-31" and are inclusive. `place` is a key or name out of `places`. The orders
+        "confidence" (surest first) and "doubt" (least sure first) need a topic.
+        Raises `TopicError`, `SearchError`.
         """
-        raise NotImplementedError
+        searching.check_page(offset, limit)
+        with self._store.reader() as connection:
+            rows, found, chosen = self._search(connection, topic, text, date_from, date_to, place)
+            if sort in ("date", "date-ascending"):
+                ids = found.ids(connection, ascending=sort == "date-ascending", offset=offset, limit=limit)
+                total = found.count(connection)
+            else:
+                every = self._ordered(connection, found, chosen, sort)
+                ids, total = every[offset : offset + limit], len(every)
+            photos = searching.read_photos(connection, ids, rows, self._confidences)
+        return Page(photos=photos, total=total, offset=offset, limit=limit)
 
     def photo(self, photo_id: int) -> Photo:
-        """One photo. Raises `PhotoError` if there is none of this id."""
-        raise NotImplementedError
+        """One photo, with the likeliest of the topics that it is not in. Raises `PhotoError` if there is none."""
+        with self._store.reader() as connection:
+            rows = topics.read_topics(connection)
+            (photo,) = searching.read_photos(connection, [photo_id], rows, self._confidences, suggestions=SUGGESTIONS)
+        return photo
 
     def neighbours(
         self,
@@ -126,28 +334,64 @@ class Album:
         place: str | None = None,
         sort: Order = "date",
     ) -> Neighbours:
-        """The photos before and after one in the order of a search."""
-        raise NotImplementedError
+        """The photos before and after one in the order of a search (as `photos`)."""
+        with self._store.reader() as connection:
+            _, found, chosen = self._search(connection, topic, text, date_from, date_to, place)
+            ids = self._ordered(connection, found, chosen, sort)
+        try:
+            position = ids.index(photo_id)
+        except ValueError:
+            return Neighbours(previous=None, next=None, position=None, total=len(ids))
+        return Neighbours(
+            previous=ids[position - 1] if position > 0 else None,
+            next=ids[position + 1] if position + 1 < len(ids) else None,
+            position=position,
+            total=len(ids),
+        )
 
     def places(self) -> list[Place]:
         """Places that have photos, most photos first."""
-        raise NotImplementedError
+        with self._store.reader() as connection:
+            return searching.read_places(connection)
 
     def timeline(self) -> list[Month]:
         """Months that have photos, newest first."""
-        raise NotImplementedError
+        with self._store.reader() as connection:
+            return searching.read_months(connection)
 
     def thumbnail_path(self, photo_id: int) -> Path:
         """The thumbnail's file (JPEG, long side 480), made again if it is missing. Raises `PhotoError`."""
-        raise NotImplementedError
+        with self._store.reader() as connection:
+            row = connection.execute("SELECT content_hash FROM photo WHERE id = ?", (photo_id,)).fetchone()
+        if row is None:
+            raise PhotoError(f"there is no photo {photo_id}")
+        path = self._store.thumbnail_path(row[0])
+        # A power cut soon after indexing can leave an empty file behind.
+        if not path.exists() or path.stat().st_size == 0:
+            write_file(path, self.render(photo_id, THUMBNAIL_SIDE))
+        return path
 
     def render(self, photo_id: int, long_side: int) -> bytes:
         """The photo as a JPEG of at most this long side, upright, without metadata. Raises `PhotoError`."""
-        raise NotImplementedError
+        from homespun.album.workers import DecodePool
+
+        path = self.original_path(photo_id)
+        with self._changing:
+            if self._decoders is None:
+                self._decoders = DecodePool()
+            decoders = self._decoders
+        return decoders.render(path, long_side)
 
     def original_path(self, photo_id: int) -> Path:
         """A file that holds the photo now. Raises `PhotoError` if it has none."""
-        raise NotImplementedError
+        with self._store.reader() as connection:
+            searching.require_photos(connection, [photo_id])
+            query = "SELECT path FROM file WHERE photo_id = ? AND vanished = 0 ORDER BY length(path), path"
+            paths = [Path(os.fsdecode(row[0])) for row in connection.execute(query, (photo_id,))]
+        for path in paths:
+            if path.exists():
+                return path
+        raise PhotoError(f"photo {photo_id} has no file now; index the album again when its drive is back")
 
     # Corrections
 
@@ -158,30 +402,86 @@ class Album:
         negative: Sequence[str] = (),
         none: bool = False,
     ) -> Change:
-        """Say of photos that they are in some topics and not in others, or in none of them."""
-        raise NotImplementedError
+        """Say of photos that they are in some topics and not in others, or (`none`) in none that there are now.
+
+        It holds at once and for good: no later run changes what a person said. Returns what else moved.
+        Raises `PhotoError`, `TopicError`.
+        """
+        photo_ids = _distinct(photo_ids)
+        if not photo_ids:
+            raise PhotoError("a correction needs at least one photo")
+
+        def record(connection: sqlite3.Connection) -> int:
+            searching.require_photos(connection, photo_ids)
+            values = _said_of_topics(topics.read_topics(connection), positive, negative, none)
+            said = [Label(photo_id, topic_id, value) for photo_id in photo_ids for topic_id, value in values.items()]
+            details: dict[str, str | bool] = {"none": True} if none else {}
+            return corrections.add_change(connection, "label", details=details, labels=said)
+
+        return self._apply(record)
 
     def undo(self, change_id: int | None = None) -> Change:
-        """Take back a change, in any order; without an id the last one that holds. Raises `ChangeError`."""
-        raise NotImplementedError
+        """Take back a change, whatever came after it; without an id the last one that holds.
+
+        What holds then is what would hold had it never been made. Raises `ChangeError`.
+        """
+
+        def record(connection: sqlite3.Connection) -> int:
+            chosen = corrections.last_change(connection) if change_id is None else change_id
+            corrections.set_undone(connection, chosen, True)
+            return chosen
+
+        return self._apply(record)
 
     def redo(self, change_id: int) -> Change:
-        """Put back a change that was undone."""
-        raise NotImplementedError
+        """Put back a change that was undone, at its old place among the others. Raises `ChangeError`."""
+
+        def record(connection: sqlite3.Connection) -> int:
+            corrections.set_undone(connection, change_id, False)
+            return change_id
+
+        return self._apply(record)
 
     def changes(self, limit: int = 50) -> list[Change]:
         """What was changed, newest first, undone ones included (without `moved`)."""
-        raise NotImplementedError
+        with self._store.reader() as connection:
+            return corrections.read_changes(connection, limit)
 
     # Doubts
 
     def doubts(self, limit: int = 20) -> list[Doubt]:
-        """Photos that the album is probably wrong about, the most useful first; never the same question twice."""
-        raise NotImplementedError
+        """Photos that the album is probably wrong about, the most useful to ask first.
+
+        What was answered or skipped is never asked again (but for an answer that was undone).
+        """
+        board = self._current_board()
+        with self._store.reader() as connection:
+            questions = doubts.questions(connection, board, limit)
+            rows = topics.read_topics(connection)
+            photos = searching.read_photos(connection, [q.photo_id for q in questions], rows, self._confidences)
+        return [
+            Doubt(photo=photo, topic=q.topic, confidence=q.confidence, present=q.present, reason=q.reason)
+            for photo, q in zip(photos, questions, strict=True)
+        ]
 
     def answer_doubt(self, photo_id: int, topic: str, answer: Answer) -> Change:
-        """Answer a question: the photo is in the topic, is not, or skip it."""
-        raise NotImplementedError
+        """Answer a question: the photo is in the topic ("yes"), is not ("no"), or don't ask again ("skip").
+
+        Raises `PhotoError`, `TopicError`.
+        """
+        values = {"yes": 1, "no": -1, "skip": 0}
+        if answer not in values:
+            raise TopicError(f"the answer to a doubt is yes, no or skip, not {answer!r}")
+
+        def record(connection: sqlite3.Connection) -> int:
+            searching.require_photos(connection, [photo_id])
+            row = topics.find_topic(topics.read_topics(connection), topic)
+            said = [Label(photo_id, row.id, values[answer])] if values[answer] else []
+            change_id = corrections.add_change(connection, "answer", details={"answer": answer}, labels=said)
+            connection.execute("INSERT INTO question VALUES (?, ?, ?)", (photo_id, row.id, change_id))
+            return change_id
+
+        return self._apply(record)
 
     # Export
 
@@ -192,8 +492,141 @@ class Album:
         *,
         sidecars: str | os.PathLike[str] | bool = False,
     ) -> int:
-        """Write photos, topics and labels as "json" or "csv"; return the number of photos.
+        """Write all photos with their topics and labels as "json" or "csv"; return how many.
 
-        `sidecars`: also XMP sidecars, into a folder, or beside the originals if True. Originals are never touched.
+        `sidecars` also writes XMP files with the topics as keywords: into a folder, or beside the originals if True.
+        Originals are never touched. Raises `OptionError`, `LibraryError`.
         """
-        raise NotImplementedError
+        return export.export(self._store, self._current_board().standing, Path(path), format, sidecars)
+
+    # How it works inside
+
+    def prepare(self) -> None:
+        """Load features and learner now, rather than when they are first needed."""
+        self._current_board()
+
+    def _load_embedder(self) -> Embedder:
+        if self._embedder is None:
+            from homespun.album.vision import Embedder as Backbone
+
+            self._embedder = Backbone()
+        return self._embedder
+
+    def _use_backbone(self, version: str) -> None:
+        """Features of this backbone count from now on; photos keep their topics until they have them."""
+        with self._changing:
+            if self._store.setting("backbone") != version:
+                self._store.set_setting("backbone", version)
+                self._board = None
+
+    def _current_board(self) -> Scoreboard:
+        board = self._board
+        if board is not None:
+            return board
+        with self._changing:
+            return self._loaded_board()
+
+    def _loaded_board(self) -> Scoreboard:
+        if self._board is None:
+            backbone = self._store.setting("backbone") or ""
+            start = f"{self._start} on {backbone}"
+            family = FamilyLearner.open(self._store.data_dir, self._new_learner, start)
+            self._board = Scoreboard(self._store, backbone, family)
+        return self._board
+
+    def _apply(self, record: Callable[[sqlite3.Connection], int]) -> Change:
+        """Write a change, sort the library anew and store what moved, all in one transaction or not at all."""
+        began = time.perf_counter()
+        with self._changing:
+            board = self._loaded_board()
+            try:
+                with self._store.transaction(durable=True) as connection:
+                    change_id = record(connection)
+                    step = board.compute(connection)
+                    scoring.write(connection, step)
+                    said = {label[:2] for label in corrections.labels_of_change(connection, change_id)}
+                    moved, total = scoring.moved(step, said)
+                    connection.execute("UPDATE change SET moved = ? WHERE id = ?", (total, change_id))
+                    change = corrections.read_change(connection, change_id)
+            except BaseException:
+                board.revert()
+                raise
+            board.accept(step)
+            self._unsaved += 1
+            if self._unsaved >= CHANGES_BETWEEN_SAVES:
+                board.family.save(self._store.data_dir)
+                self._unsaved = 0
+        return replace(change, moved=moved, moved_total=total, seconds=time.perf_counter() - began)
+
+    def _search(
+        self,
+        connection: sqlite3.Connection,
+        topic: str | None,
+        text: str | None,
+        date_from: str | None,
+        date_to: str | None,
+        place: str | None,
+    ) -> tuple[list[TopicRow], Search, TopicRow | None]:
+        rows = topics.read_topics(connection)
+        chosen = topics.find_topic(rows, topic) if topic and topic != UNSORTED else None
+        found = searching.search(
+            rows,
+            topic=chosen,
+            unsorted=topic == UNSORTED,
+            text=text,
+            date_from=date_from,
+            date_to=date_to,
+            place=place,
+        )
+        return rows, found, chosen
+
+    def _ordered(self, connection: sqlite3.Connection, found: Search, topic: TopicRow | None, sort: Order) -> list[int]:
+        """All ids of a search, in its order."""
+        ids = found.ids(connection, ascending=sort == "date-ascending", offset=0, limit=-1)
+        if sort in ("date", "date-ascending"):
+            return ids
+        if topic is None:
+            raise SearchError(f"photos can be ordered by {sort} only within a topic")
+        return self._current_board().standing.by_confidence(ids, topic.id, surest_first=sort == "confidence")
+
+    def _confidences(self, ids: Sequence[int]) -> dict[int, dict[int, float]]:
+        return self._current_board().standing.confidences_of(ids)
+
+    def _all_topics(self) -> list[Topic]:
+        standing = self._current_board().standing
+        numbers = self._numbers
+        if numbers is None or numbers[0] is not standing:
+            numbers = (standing, standing.topic_numbers())
+            self._numbers = numbers
+        return numbers[1]
+
+
+def _checked_root(root: str | os.PathLike[str]) -> bytes:
+    path = Path(root).expanduser()
+    if not path.exists():
+        raise LibraryError(f"there is no folder {path}")
+    if not path.is_dir():
+        raise LibraryError(f"{path} is not a folder; name the folder that holds the photos")
+    return os.fsencode(path.resolve())
+
+
+def _distinct(photo_ids: Iterable[int]) -> list[int]:
+    return list(dict.fromkeys(int(photo_id) for photo_id in photo_ids))
+
+
+def _said_of_topics(
+    rows: Sequence[TopicRow], positive: Iterable[str], negative: Iterable[str], none: bool
+) -> dict[int, int]:
+    """Topic ids and what a correction says of them (1 or -1). Raises `TopicError` if it contradicts itself."""
+    is_in = {topics.find_topic(rows, name).id: name for name in positive}
+    not_in = {topics.find_topic(rows, name).id: name for name in negative}
+    both = [name for topic_id, name in is_in.items() if topic_id in not_in]
+    if both:
+        raise TopicError(f"a photo can't be said to be in {both[0]} and not in it at once")
+    if none and is_in:
+        raise TopicError(f"none of the topics, but also {next(iter(is_in.values()))}: that contradicts itself")
+    if none:
+        return {row.id: -1 for row in rows}
+    if not is_in and not not_in:
+        raise TopicError("a correction names topics that the photos are in, or not in, or says none")
+    return dict.fromkeys(is_in, 1) | dict.fromkeys(not_in, -1)

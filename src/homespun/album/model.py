@@ -1,4 +1,4 @@
-"""What the album tells its callers: plain, immutable records shared by the facade, the command line and the web."""
+"""What the album tells its callers: plain records that the facade, the command line and the web share."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Order = Literal["date", "date-ascending", "confidence", "doubt"]
 class Topic:
     """A topic and how it stands in the library.
 
-    `photos` counts the photos shown in it, `confirmed` those that a person put there, `doubtful` the automatic ones
-    that the album would like to ask about.
+    `photos` counts the photos shown in it, `confirmed` those that a person put there, `doubtful` the automatic
+    ones that the album is not sure of.
     """
 
     key: str
@@ -32,7 +32,7 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class PhotoTopic:
-    """How a photo stands to a topic. `confidence` is the calibrated probability, None where a person has said."""
+    """How a photo stands to a topic. `confidence` is a calibrated probability, None where a person has said."""
 
     key: str
     name_en: str
@@ -46,8 +46,9 @@ class PhotoTopic:
 class Photo:
     """A photo (one content), where its files are and what is known of it.
 
-    `taken` is local time, ISO 8601 without a zone; `paths` is for people to read (names that are not UTF-8 show
-    replacement characters). `topics` holds every topic that it is in, and those that a person said it is not in.
+    `taken` is local time, ISO 8601 without a zone; `sort_date` is that, or else the file's time. `paths` is for
+    people to read (names that are not UTF-8 show replacement characters). `topics` holds every topic that it is
+    in and those that a person said it is not in; on a photo's own page also the likeliest others.
     """
 
     id: int
@@ -62,6 +63,8 @@ class Photo:
     latitude: float | None
     longitude: float | None
     place: str | None
+    place_zh: str | None
+    place_key: str | None
     camera: str | None
     format: str
     status: PhotoStatus
@@ -80,7 +83,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """The photos before and after one in the order of a search, and its place in it (from 0; None if not in it)."""
+    """The photos before and after one in the order of a search; `position` counts from 0, None if not in it."""
 
     previous: int | None
     next: int | None
@@ -103,7 +106,7 @@ class Moved:
 class Change:
     """What a person changed, and what else moved because of it.
 
-    `moved` holds the most certain moves, `moved_total` counts all of them; both leave out what was said itself.
+    `moved` holds the most certain moves, `moved_total` counts all; both leave out what was said itself.
     `kind` is one of "label", "answer", "add-topic", "rename-topic", "hide-topic", "remove-topic", "edited".
     """
 
@@ -123,7 +126,7 @@ class Change:
 class Doubt:
     """A question to the family: is this photo in this topic?
 
-    `present` is what the album believes now, `reason` a short code of why it asks (for people: see the doubts page).
+    `present` is what the album believes now, `reason` a short code of why it asks.
     """
 
     photo: Photo
@@ -135,10 +138,11 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place with photos; `key` is what a search takes."""
+    """A place with photos; `key` is what a search takes (its names do too)."""
 
     key: str
     name: str
+    name_zh: str
     latitude: float
     longitude: float
     photos: int

@@ -13,6 +13,7 @@ import os
 import queue
 import sqlite3
 import threading
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -222,9 +223,7 @@ class Store:
     def photo_with_content(self, content_hash: str) -> int | None:
         """The id of the photo with this content, or None."""
         with self.reader() as connection:
-            row = connection.execute(
-                "SELECT id FROM photo WHERE content_hash = ?", (content_hash,)
-            ).fetchone()
+            row = connection.execute("SELECT id FROM photo WHERE content_hash = ?", (content_hash,)).fetchone()
         return None if row is None else int(row[0])
 
     def has_feature(self, photo_id: int, backbone: str) -> bool:
@@ -275,9 +274,7 @@ class Store:
         with self.transaction() as connection:
             photo_id = _photo_with(connection, content_hash)
             if photo_id is None:
-                raise LibraryError(
-                    f"no photo has the content {content_hash}; read the file and call add_photo"
-                )
+                raise LibraryError(f"no photo has the content {content_hash}; read the file and call add_photo")
             left = _photo_of(connection, path)
             _put_file(connection, path, stat, photo_id=photo_id)
             _refresh_photos(connection, {photo_id, left})
@@ -539,10 +536,15 @@ def _refresh_photos(connection: sqlite3.Connection, ids: Iterable[int | None]) -
             WHERE photo.id = ?
         """
         words = connection.execute(query, (photo_id,)).fetchone()
-        text = "\n".join([*map(readable, paths), *filter(None, words)]).casefold()
+        text = searchable("\n".join([*map(readable, paths), *filter(None, words)]))
         connection.execute("INSERT OR REPLACE INTO photo_text VALUES (?, ?)", (photo_id, text))
 
 
 def readable(path: bytes) -> str:
     """A path for people to read: bytes that are no text become replacement characters."""
     return path.decode("utf-8", "replace")
+
+
+def searchable(text: str) -> str:
+    """A text as searches compare it: without case, and however its characters were composed."""
+    return unicodedata.normalize("NFKC", text).casefold()

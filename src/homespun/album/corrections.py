@@ -1,0 +1,146 @@
+"""The log of what people said. Changes are added, undone and put back; labels and topics follow from the log alone.
+
+`Album` calls these inside a write transaction. Because what holds now is always worked out from the changes that are
+not undone (per photo and topic the last one counts), changes can be undone in any order, after any restart.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from homespun.album.errors import ChangeError
+from homespun.album.model import Change
+from homespun.album.store import now
+from homespun.album.topics import follow_log
+
+
+class Label(NamedTuple):
+    """What was said of a photo and a topic: `value` is 1 (it is) or -1 (it is not)."""
+
+    photo_id: int
+    topic_id: int
+    value: int
+
+
+def add_change(
+    connection: sqlite3.Connection,
+    kind: str,
+    *,
+    topic_id: int | None = None,
+    details: Mapping[str, str | bool] | None = None,
+    labels: Iterable[Label] = (),
+) -> int:
+    """Write a change to the log, bring labels and its topic up to date, and return its id."""
+    cursor = connection.execute(
+        "INSERT INTO change (kind, topic_id, details, made_at) VALUES (?, ?, ?, ?)",
+        (kind, topic_id, json.dumps(details or {}, ensure_ascii=False), now()),
+    )
+    change_id = cursor.lastrowid
+    assert change_id is not None
+    connection.executemany(
+        "INSERT INTO change_label (photo_id, topic_id, change_id, value) VALUES (?, ?, ?, ?)",
+        ((label.photo_id, label.topic_id, change_id, label.value) for label in labels),
+    )
+    _follow(connection, change_id)
+    return change_id
+
+
+def set_undone(connection: sqlite3.Connection, change_id: int, undone: bool) -> None:
+    """Undo a change or put it back. Raises `ChangeError` if it does not exist or is so already."""
+    row = connection.execute("SELECT undone_at FROM change WHERE id = ?", (change_id,)).fetchone()
+    if row is None:
+        raise ChangeError(f"there is no change {change_id}; `homespun album undo --list` shows what there is")
+    if (row[0] is not None) is undone:
+        raise ChangeError(f"change {change_id} {'is undone already' if undone else 'holds; it was not undone'}")
+    connection.execute("UPDATE change SET undone_at = ? WHERE id = ?", (now() if undone else None, change_id))
+    _follow(connection, change_id)
+
+
+def carry_labels_of_edited(connection: sqlite3.Connection, alike: Callable[[int, int], bool]) -> None:
+    """A file that was edited in place (rotated, tagged) is a new content: give it what was said of the old one.
+
+    Only where `alike(old photo, new photo)` says that it is the same picture; logged, so that it can be undone.
+    """
+    edited = connection.execute("SELECT replaces, photo_id FROM pending WHERE replaces IS NOT NULL").fetchall()
+    connection.execute("UPDATE pending SET replaces = NULL")
+    for old, new in edited:
+        query = "SELECT topic_id, value FROM label WHERE photo_id = ?"
+        said = connection.execute(query, (old,)).fetchall()
+        if said and connection.execute(query, (new,)).fetchone() is None and alike(old, new):
+            add_change(connection, "edited", labels=[Label(new, topic_id, value) for topic_id, value in said])
+
+
+def last_change(connection: sqlite3.Connection) -> int:
+    """The id of the last change that holds. Raises `ChangeError` if there is none."""
+    row = connection.execute("SELECT max(id) FROM change WHERE undone_at IS NULL").fetchone()
+    if row[0] is None:
+        raise ChangeError("there is nothing to undo")
+    return int(row[0])
+
+
+def labels_of_change(connection: sqlite3.Connection, change_id: int) -> list[Label]:
+    """What a change said, whether it holds or not."""
+    query = "SELECT photo_id, topic_id, value FROM change_label WHERE change_id = ? ORDER BY photo_id, topic_id"
+    return [Label(*row) for row in connection.execute(query, (change_id,))]
+
+
+def read_change(connection: sqlite3.Connection, change_id: int) -> Change:
+    """A change as the log has it (without `moved`)."""
+    (change,) = _read(connection, "WHERE change.id = ?", (change_id,))
+    return change
+
+
+def read_changes(connection: sqlite3.Connection, limit: int) -> list[Change]:
+    """The newest changes first."""
+    return _read(connection, "ORDER BY change.id DESC LIMIT ?", (limit,))
+
+
+def _read(connection: sqlite3.Connection, condition: str, values: tuple[int, ...]) -> list[Change]:
+    query = f"""
+        SELECT change.id, kind, details, moved, made_at, undone_at, topic.key
+        FROM change LEFT JOIN topic ON topic.id = change.topic_id {condition}
+    """
+    changes = []
+    for change_id, kind, details, moved, made_at, undone_at, key in connection.execute(query, values).fetchall():
+        labels = labels_of_change(connection, change_id)
+        keys = dict(connection.execute("SELECT id, key FROM topic").fetchall()) if labels else {}
+        topics = {keys[label.topic_id] for label in labels} | ({key} if key else set())
+        changes.append(
+            Change(
+                id=change_id,
+                kind=kind,
+                photos=sorted({label.photo_id for label in labels}),
+                topics=sorted(topics),
+                made_at=made_at,
+                undone=undone_at is not None,
+                moved_total=moved,
+                details=json.loads(details),
+            )
+        )
+    return changes
+
+
+def _follow(connection: sqlite3.Connection, change_id: int) -> None:
+    """Work out again the labels that a change touches, and its topic."""
+    pairs = "SELECT photo_id, topic_id FROM change_label WHERE change_id = :change"
+    connection.execute(f"DELETE FROM label WHERE (photo_id, topic_id) IN ({pairs})", {"change": change_id})
+    # SQLite takes the other columns of a group from the row that has its max(): here, the last change's value.
+    connection.execute(
+        f"""
+        INSERT INTO label (photo_id, topic_id, value)
+        SELECT photo_id, topic_id, value FROM (
+            SELECT said.photo_id, said.topic_id, said.value, max(said.change_id)
+            FROM ({pairs}) AS touched
+            JOIN change_label AS said ON said.photo_id = touched.photo_id AND said.topic_id = touched.topic_id
+            JOIN change ON change.id = said.change_id AND change.undone_at IS NULL
+            GROUP BY said.photo_id, said.topic_id
+        )
+        """,
+        {"change": change_id},
+    )
+    topic_id = connection.execute("SELECT topic_id FROM change WHERE id = ?", (change_id,)).fetchone()[0]
+    if topic_id is not None:
+        follow_log(connection, topic_id)

@@ -1,0 +1,365 @@
+"""Which photos stand in which topic: a person's labels over the learner's scores, for the whole library at once.
+
+`Album` asks for a new `Standing` after each change and after new photos, and the store's membership table is brought
+in step with it in the same transaction, row by row where something moved.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from homespun.album.features import FeatureMatrix
+from homespun.album.learnt import Example, FamilyLearner, Feature
+from homespun.album.model import Moved, Topic
+from homespun.album.store import Store, read_features
+from homespun.album.topics import TopicRow, read_topics
+
+# How many of the photos that moved a change names; it counts all of them.
+MOST_MOVED = 200
+# An automatic topic of less confidence than this counts as doubtful.
+UNSURE = 0.6
+# Features of a photo before and after an edit of its file are at least this alike (cosine).
+EDIT_LIKENESS = 0.9
+
+Booleans = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How N photos stand to T topics. Never changed in place: a new one replaces it once its rows are stored.
+
+    `said` is 1 or -1 where a person said so, else 0; `confidences` and `present` are the learner's, and `member` is
+    what holds: what was said, or else what the learner believes, for photos that have a file.
+    """
+
+    ids: npt.NDArray[np.int64]
+    topics: tuple[TopicRow, ...]
+    available: Booleans
+    scored: Booleans
+    confidences: npt.NDArray[np.float32]
+    present: Booleans
+    said: npt.NDArray[np.int8]
+    member: Booleans
+
+    def row(self, photo_id: int) -> int | None:
+        """The row of a photo, None if it has none yet."""
+        place = int(np.searchsorted(self.ids, photo_id))
+        return place if place < len(self.ids) and self.ids[place] == photo_id else None
+
+    def column(self, topic_id: int) -> int | None:
+        """The column of a topic, None if it is removed."""
+        return next((column for column, topic in enumerate(self.topics) if topic.id == topic_id), None)
+
+    def confidences_of(self, ids: Sequence[int]) -> dict[int, dict[int, float]]:
+        """{photo id: {topic id: confidence}} of those of the photos that are scored."""
+        result = {}
+        for photo_id in ids:
+            row = self.row(photo_id)
+            if row is not None and self.scored[row]:
+                values = self.confidences[row].tolist()
+                result[photo_id] = {topic.id: value for topic, value in zip(self.topics, values, strict=True)}
+        return result
+
+    def by_confidence(self, ids: Sequence[int], topic_id: int, *, surest_first: bool) -> list[int]:
+        """The ids by how sure it is that they are in the topic; a person's word is as sure as can be."""
+        column = self.column(topic_id)
+        if column is None or not len(ids):
+            return list(ids)
+        wanted = np.asarray(ids, dtype=np.int64)
+        rows = np.searchsorted(self.ids, wanted)
+        sureness = np.where(self.said[rows, column] != 0, 2.0, self.confidences[rows, column])
+        order = np.argsort(-sureness if surest_first else sureness, kind="stable")
+        return [int(photo_id) for photo_id in wanted[order]]
+
+    def topic_numbers(self) -> list[Topic]:
+        """Every topic with its counts; the cover is its surest photo, one that a person put there if there is one."""
+        confirmed = self.member & (self.said == 1)
+        unsure = self.member & (self.said == 0) & (self.confidences < UNSURE)
+        covers = np.where(self.member, self.confidences + 2.0 * confirmed, -1.0)
+        result = []
+        for column, topic in enumerate(self.topics):
+            photos = int(self.member[:, column].sum())
+            result.append(
+                Topic(
+                    key=topic.key,
+                    name_en=topic.name_en,
+                    name_zh=topic.name_zh,
+                    builtin=topic.builtin,
+                    hidden=topic.hidden,
+                    photos=photos,
+                    confirmed=int(confirmed[:, column].sum()),
+                    doubtful=int(unsure[:, column].sum()),
+                    cover_photo_id=int(self.ids[covers[:, column].argmax()]) if photos else None,
+                )
+            )
+        return result
+
+
+@dataclass(frozen=True)
+class Step:
+    """From one standing to the next. `pending` marks rows whose stored membership is not known to match `before`."""
+
+    before: Standing
+    after: Standing
+    pending: Booleans
+    examples: dict[str, Example]
+
+
+class Scoreboard:
+    """The current standing of a library and the learner behind it.
+
+    Not thread-safe but for reading `standing`; `Album` calls the rest with its change lock held.
+    """
+
+    def __init__(self, store: Store, backbone: str, family: FamilyLearner) -> None:
+        self._store = store
+        self._backbone = backbone
+        self.family = family
+        self.features = FeatureMatrix(store, backbone)
+        self._examples: dict[str, Example] = {}
+        with store.reader() as connection:
+            self.standing = _stored_standing(connection)
+        if store.read_only:
+            with store.reader() as connection:
+                self.accept(self.compute(connection))
+        else:
+            with store.transaction() as connection:
+                step = self.compute(connection)
+                write(connection, step)
+            self.accept(step)
+
+    def compute(self, connection: sqlite3.Connection) -> Step:
+        """The next standing, from the labels, topics and photos that the connection sees."""
+        rows = connection.execute(
+            "SELECT photo_id, vanished FROM pending JOIN photo ON photo.id = pending.photo_id ORDER BY photo_id"
+        ).fetchall()
+        touched = np.array([row[0] for row in rows], dtype=np.int64)
+        topics = tuple(read_topics(connection))
+        before = _with_topics(_with_photos(self.standing, touched), topics)
+        pending = np.isin(before.ids, touched)
+        available = before.available.copy()
+        available[pending] = [not vanished for _, vanished in rows]
+
+        if len(touched):
+            ids, vectors = read_features(connection, self._backbone, touched)
+            if len(ids):
+                self.features.add(ids, vectors)
+        examples = read_examples(connection, topics)
+        learnt = self.family.follow([topic.key for topic in topics], examples, self._feature_of)
+        everything = learnt or not before.scored.any()
+        scored, confidences, present = self._score(before, None if everything else touched)
+
+        said = read_said(connection, before)
+        # A photo that the current backbone has not seen yet keeps the automatic topics that it has.
+        believed = np.where(scored[:, None], present, before.member & (before.said == 0))
+        member = available[:, None] & ((said == 1) | (believed & (said == 0)))
+        after = replace(
+            before,
+            available=available,
+            scored=scored,
+            confidences=confidences,
+            present=present,
+            said=said,
+            member=member,
+        )
+        return Step(before, after, pending, examples)
+
+    def accept(self, step: Step) -> None:
+        """Make a step current, once what it wrote is stored."""
+        self.standing = step.after
+        self._examples = step.examples
+
+    def revert(self) -> None:
+        """Bring the learner back to the current standing, after a step that could not be stored."""
+        self.family.follow([topic.key for topic in self.standing.topics], self._examples, self._feature_of)
+
+    def alike(self, one: int, other: int) -> bool:
+        """Whether two photos' features are so close that one must be an edit of the other."""
+        with self._store.reader() as connection:
+            ids, vectors = read_features(connection, self._backbone, (one, other))
+        if len(ids) < 2:
+            return False
+        a, b = vectors.astype(np.float32)
+        norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+        return norms > 0 and float(a @ b) / norms >= EDIT_LIKENESS
+
+    def _feature_of(self, key: str) -> Feature | None:
+        return self.features.get(int(key))
+
+    def _score(
+        self, before: Standing, only: npt.NDArray[np.int64] | None
+    ) -> tuple[Booleans, npt.NDArray[np.float32], Booleans]:
+        """Scored, confidences and present: of every photo, or (as `before`, but for) only the given ones."""
+        learner = self.family.learner
+        order = [self.family.topics.index(topic.key) for topic in before.topics]
+        scored, confidences, present = before.scored.copy(), before.confidences.copy(), before.present.copy()
+        for ids, vectors in self.features.chunks():
+            if only is not None:
+                chosen = np.isin(ids, only)
+                if not chosen.any():
+                    continue
+                ids, vectors = ids[chosen], vectors[chosen]
+            rows = np.searchsorted(before.ids, ids)
+            scored[rows] = True
+            confidences[rows] = learner.confidences(vectors)[:, order]
+            present[rows] = learner.present(vectors)[:, order]
+        return scored, confidences, present
+
+
+def moved(step: Step, said: Collection[tuple[int, int]]) -> tuple[list[Moved], int]:
+    """What entered or left a topic in a step, the most certain first, and how much did in all.
+
+    `said` holds the (photo id, topic id) pairs that the change itself was about; new photos don't count as moved.
+    """
+    before, after = step.before, step.after
+    rows, columns = np.nonzero((before.member != after.member) & ~step.pending[:, None])
+    certainty = np.abs(after.confidences[rows, columns] - 0.5)
+    moves = []
+    total = 0
+    for index in np.argsort(-certainty, kind="stable"):
+        row, column = int(rows[index]), int(columns[index])
+        photo_id, topic = int(after.ids[row]), after.topics[column]
+        if (photo_id, topic.id) in said:
+            continue
+        total += 1
+        if len(moves) < MOST_MOVED:
+            moves.append(
+                Moved(
+                    photo_id=photo_id,
+                    topic=topic.key,
+                    before=bool(before.member[row, column]),
+                    after=bool(after.member[row, column]),
+                    confidence=float(after.confidences[row, column]),
+                )
+            )
+    return moves, total
+
+
+def write(connection: sqlite3.Connection, step: Step) -> None:
+    """Bring the stored membership to a step's `after`, touching only rows that differ."""
+    before, after = step.before, step.after
+    kept = ", ".join(str(topic.id) for topic in after.topics) or "NULL"
+    connection.execute(f"DELETE FROM membership WHERE topic_id NOT IN ({kept})")
+
+    pending = step.pending[:, None]
+    human = after.said == 1
+    gained = after.member & (~before.member | pending)
+    lost = before.member & ~after.member & ~pending
+    renamed = after.member & before.member & ~pending & (human != (before.said == 1))
+
+    ids = [(int(photo_id),) for photo_id in after.ids[step.pending]]
+    connection.executemany("DELETE FROM membership WHERE photo_id = ?", ids)
+    connection.executemany(
+        "DELETE FROM membership WHERE photo_id = ? AND topic_id = ?",
+        ((photo_id, topic_id) for photo_id, topic_id, _ in _cells(after, lost, human)),
+    )
+    connection.executemany(
+        "INSERT INTO membership (photo_id, topic_id, human, sort_date) "
+        "SELECT ?1, ?2, ?3, sort_date FROM photo WHERE id = ?1",
+        _cells(after, gained, human),
+    )
+    connection.executemany(
+        "UPDATE membership SET human = ?3 WHERE photo_id = ?1 AND topic_id = ?2", _cells(after, renamed, human)
+    )
+    connection.executemany("DELETE FROM pending WHERE photo_id = ?", ids)
+
+
+def read_examples(connection: sqlite3.Connection, topics: Iterable[TopicRow]) -> dict[str, Example]:
+    """What people said, photo by photo, of the given topics; keys are photo ids as text."""
+    names = {topic.id: topic.key for topic in topics}
+    collected: dict[int, tuple[list[str], list[str]]] = {}
+    for photo_id, topic_id, value in connection.execute("SELECT photo_id, topic_id, value FROM label"):
+        if topic_id in names:
+            collected.setdefault(photo_id, ([], []))[value < 0].append(names[topic_id])
+    return {
+        str(photo_id): Example(tuple(sorted(positive)), tuple(sorted(negative)))
+        for photo_id, (positive, negative) in sorted(collected.items())
+    }
+
+
+def read_said(connection: sqlite3.Connection, standing: Standing) -> npt.NDArray[np.int8]:
+    """What people said as a matrix (N, T) of 1, -1 and 0."""
+    said = np.zeros(standing.member.shape, dtype=np.int8)
+    columns = {topic.id: column for column, topic in enumerate(standing.topics)}
+    labels = connection.execute("SELECT photo_id, topic_id, value FROM label").fetchall()
+    if labels:
+        photo_ids, topic_ids, values = np.array(labels, dtype=np.int64).T
+        where = np.array([columns.get(int(topic_id), -1) for topic_id in topic_ids])
+        kept = where >= 0
+        said[np.searchsorted(standing.ids, photo_ids[kept]), where[kept]] = values[kept]
+    return said
+
+
+def _stored_standing(connection: sqlite3.Connection) -> Standing:
+    """The standing as the membership table has it, not scored yet."""
+    photos = np.array(
+        connection.execute("SELECT id, vanished FROM photo ORDER BY id").fetchall(), dtype=np.int64
+    ).reshape(-1, 2)
+    topics = tuple(read_topics(connection))
+    shape = (len(photos), len(topics))
+    standing = Standing(
+        ids=photos[:, 0],
+        topics=topics,
+        available=photos[:, 1] == 0,
+        scored=np.zeros(len(photos), dtype=np.bool_),
+        confidences=np.zeros(shape, dtype=np.float32),
+        present=np.zeros(shape, dtype=np.bool_),
+        said=np.zeros(shape, dtype=np.int8),
+        member=np.zeros(shape, dtype=np.bool_),
+    )
+    columns = {topic.id: column for column, topic in enumerate(topics)}
+    rows = connection.execute("SELECT photo_id, topic_id, human FROM membership").fetchall()
+    if rows:
+        photo_ids, topic_ids, human = np.array(rows, dtype=np.int64).T
+        where = np.array([columns.get(int(topic_id), -1) for topic_id in topic_ids])
+        kept = where >= 0
+        cells = np.searchsorted(standing.ids, photo_ids[kept]), where[kept]
+        standing.member[cells] = True
+        standing.said[cells] = human[kept]
+    return standing
+
+
+def _with_photos(standing: Standing, ids: npt.NDArray[np.int64]) -> Standing:
+    """The same standing with rows (of nothing) for photos that it has not got yet."""
+    new = np.setdiff1d(ids, standing.ids)
+    if not len(new):
+        return standing
+    all_ids = np.union1d(standing.ids, new)
+    rows = np.searchsorted(all_ids, standing.ids)
+
+    def spread(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        result = np.zeros((len(all_ids), *values.shape[1:]), dtype=values.dtype)
+        result[rows] = values
+        return result
+
+    columns = ("available", "scored", "confidences", "present", "said", "member")
+    return replace(standing, ids=all_ids, **{name: spread(getattr(standing, name)) for name in columns})
+
+
+def _with_topics(standing: Standing, topics: tuple[TopicRow, ...]) -> Standing:
+    """The same standing with the columns of these topics: new ones empty, gone ones dropped."""
+    if [topic.id for topic in topics] == [topic.id for topic in standing.topics]:
+        return replace(standing, topics=topics)
+    old = [standing.column(topic.id) for topic in topics]
+    kept = [(new, column) for new, column in enumerate(old) if column is not None]
+    targets = [new for new, _ in kept]
+    sources = [column for _, column in kept]
+
+    def spread(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        result = np.zeros((len(values), len(topics)), dtype=values.dtype)
+        result[:, targets] = values[:, sources]
+        return result
+
+    columns = ("confidences", "present", "said", "member")
+    return replace(standing, topics=topics, **{name: spread(getattr(standing, name)) for name in columns})
+
+
+def _cells(standing: Standing, cells: Booleans, human: Booleans) -> Iterable[tuple[int, int, bool]]:
+    """(photo id, topic id, human) of each true cell."""
+    for row, column in zip(*np.nonzero(cells), strict=True):
+        yield int(standing.ids[row]), standing.topics[column].id, bool(human[row, column])
