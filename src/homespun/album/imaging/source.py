@@ -37,7 +37,7 @@ def read_source(
 
     `check_head` sees the first bytes and may raise, so that a four-hour video is not read to learn
     that it is none of ours. A file that changes while it is read is read once more.
-    Raises `Unreadable` with the reasons permission, missing, not_a_file, empty, file_too_large, changed_while_read, read_error.
+    Raises `Unreadable`: permission, missing, not_a_file, empty, file_too_large, changed_while_read or read_error.
     """
     try:
         return _read_once(path, most_bytes, check_head)
