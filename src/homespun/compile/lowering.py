@@ -16,6 +16,7 @@ from homespun import _native
 from homespun.compile.memory import Buffer, Plan, aligned, plan
 from homespun.errors import ModelError
 from homespun.graph import Array, Graph, Node, TensorType
+from homespun.graph.graph import ITEM_SIZE
 from homespun.graph.operator import attributes, operator
 
 ARENA, CONSTANTS, STATE, EXTERNAL = 0, 1, 2, 3
@@ -189,8 +190,7 @@ class Lowering:
                 fresh = f"{out}/output"
                 self.types[fresh] = self.types[out]
                 self._node = fresh
-                size = self.types[out].size
-                self.emit("strided_copy", {"x": root, "y": fresh}, flat_copy(size))
+                self.emit("strided_copy", {"input": root, "output": fresh}, flat_copy(self.types[out]))
                 self._output_name[out] = fresh
                 root = fresh
             taken.add(root)
@@ -299,9 +299,9 @@ class Lowering:
         return find
 
 
-def flat_copy(size: int) -> dict[str, int]:
-    """The integers of a `strided_copy` of `size` elements in a row."""
-    ints = {"offset_x": 0, "offset_y": 0}
+def flat_copy(t: TensorType) -> dict[str, int]:
+    """The integers of a `strided_copy` of a whole tensor."""
+    ints = {"element_bytes": ITEM_SIZE[t.dtype], "input_offset": 0, "output_offset": 0}
     for i in range(6):
-        ints |= {f"d{i}": size if i == 5 else 1, f"sx{i}": int(i == 5), f"sy{i}": int(i == 5)}
+        ints |= {f"d{i}": t.size if i == 5 else 1, f"s{i}": int(i == 5), f"o{i}": int(i == 5)}
     return ints

@@ -30,19 +30,19 @@ def _pool_lower(low: Any, node: Node) -> None:
     a = low.attributes(node)
     x, y = low.type(node.inputs[0]), low.type(node.outputs[0])
     top, left, bottom, right = padding_of(a, (x.shape[1], x.shape[2]), a["kernel"])
-    if a["dilation"] != (1, 1):
-        raise ShapeError(f"node {node}: dilated pooling has no kernel")
     ints = {
-        "n": x.shape[0],
-        "h": x.shape[1],
-        "w": x.shape[2],
-        "c": x.shape[3],
-        "oh": y.shape[1],
-        "ow": y.shape[2],
-        "kh": a["kernel"][0],
-        "kw": a["kernel"][1],
+        "batch": x.shape[0],
+        "height": x.shape[1],
+        "width": x.shape[2],
+        "channels": x.shape[3],
+        "out_height": y.shape[1],
+        "out_width": y.shape[2],
+        "kernel_h": a["kernel"][0],
+        "kernel_w": a["kernel"][1],
         "stride_h": a["stride"][0],
         "stride_w": a["stride"][1],
+        "dilation_h": a["dilation"][0],
+        "dilation_w": a["dilation"][1],
         "pad_top": top,
         "pad_left": left,
         "pad_bottom": bottom,
@@ -50,7 +50,7 @@ def _pool_lower(low: Any, node: Node) -> None:
         "average": int(node.op == "average_pool"),
         "count_include_pad": int(a.get("count_include_pad", False)),
     }
-    low.emit("pool", {"x": node.inputs[0], "y": node.outputs[0]}, ints)
+    low.emit("pool", {"input": node.inputs[0], "output": node.outputs[0]}, ints)
 
 
 _WINDOW = {"kernel": REQUIRED, "stride": (1, 1), "dilation": (1, 1), "padding": (0, 0, 0, 0), "ceil": False}
@@ -88,8 +88,8 @@ def _global_lower(low: Any, node: Node) -> None:
     n, h, w, c = low.type(node.inputs[0]).shape
     low.emit(
         "global_average_pool",
-        {"x": node.inputs[0], "y": node.outputs[0]},
-        {"n": n, "rows": h * w, "c": c},
+        {"input": node.inputs[0], "output": node.outputs[0]},
+        {"batch": n, "pixels": h * w, "channels": c},
     )
 
 

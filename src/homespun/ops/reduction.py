@@ -47,7 +47,7 @@ def _lower(low: Any, node: Node) -> None:
         "inner": math.prod(x[axes[-1] + 1 :]),
         "function": CODES[node.op],
     }
-    low.emit("reduce", {"x": node.inputs[0], "y": node.outputs[0]}, ints)
+    low.emit("reduce", {"input": node.inputs[0], "output": node.outputs[0]}, ints)
 
 
 OPERATORS = tuple(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from homespun.errors import ShapeError
-from homespun.graph.graph import Node, TensorType
+from homespun.graph.graph import ITEM_SIZE, Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Cost, Operator
 
 
@@ -101,10 +101,10 @@ def strided_copy(
         raise ShapeError(f"node {node}: more than six axes")
     pad = 6 - len(dims)
     dims, strides, out_strides = [1] * pad + dims, [0] * pad + strides, [0] * pad + out_strides
-    ints = {"offset_x": offset, "offset_y": out_offset}
+    ints = {"element_bytes": ITEM_SIZE[low.type(source).dtype], "input_offset": offset, "output_offset": out_offset}
     for i in range(6):
-        ints |= {f"d{i}": dims[i], f"sx{i}": strides[i], f"sy{i}": out_strides[i]}
-    low.emit("strided_copy", {"x": source, "y": node.outputs[0]}, ints)
+        ints |= {f"d{i}": dims[i], f"s{i}": strides[i], f"o{i}": out_strides[i]}
+    low.emit("strided_copy", {"input": source, "output": node.outputs[0]}, ints)
 
 
 TRANSPOSE = Operator(
@@ -194,7 +194,7 @@ def _pad_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorTy
 
 def _pad_lower(low: Any, node: Node) -> None:
     a, x, y = low.attributes(node), low.type(node.inputs[0]), low.type(node.outputs[0])
-    low.emit("fill", {"y": node.outputs[0]}, {"size": y.size}, {"value": float(a["value"])})
+    low.emit("fill", {"output": node.outputs[0]}, {"count": y.size}, {"value": float(a["value"])})
     sx = [math.prod(x.shape[i + 1 :]) for i in range(len(x.shape))]
     sy = [math.prod(y.shape[i + 1 :]) for i in range(len(y.shape))]
     start = sum(b * s for b, s in zip(a["before"], sy, strict=True))

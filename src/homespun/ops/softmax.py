@@ -20,8 +20,8 @@ def _cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[Tensor
 
 def _lower(low: Any, node: Node) -> None:
     y = low.type(node.outputs[0])
-    ints = {"rows": y.size // y.shape[-1], "c": y.shape[-1], "log": int(node.op == "log_softmax")}
-    low.emit("softmax", {"x": node.inputs[0], "y": node.outputs[0]}, ints)
+    ints = {"rows": y.size // y.shape[-1], "channels": y.shape[-1], "log": int(node.op == "log_softmax")}
+    low.emit("softmax", {"input": node.inputs[0], "output": node.outputs[0]}, ints)
 
 
 OPERATORS = (
