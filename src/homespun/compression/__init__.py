@@ -1,0 +1,5 @@
+"""Smaller models: 8-bit weights. Stands between the graph and the formats and programs that keep weights small."""
+
+from homespun.compression.per_channel import dequantize_per_channel, quantize_per_channel
+
+__all__ = ["dequantize_per_channel", "quantize_per_channel"]

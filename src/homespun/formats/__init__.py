@@ -1,0 +1,54 @@
+"""Files that models come from and go to: one module for each format, chosen by the file's suffix.
+
+A module named here has `load(path) -> Graph` and, where models can be written so, `save(model, path, weights=...)`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from homespun.errors import FormatError, OptionError
+from homespun.graph import Graph
+
+#: Suffix -> module that reads it. A `.pth` file holds weights but no network, so the zoo, which has the networks, reads it.
+READERS = {
+    ".hsp": "homespun.formats.hsp",
+    ".pth": "homespun.zoo.pretrained",
+    ".pt": "homespun.zoo.pretrained",
+}
+WEIGHTS_ONLY = (".pth", ".pt")
+#: Suffix -> module that writes it.
+WRITERS = {".hsp": "homespun.formats.hsp"}
+
+
+def load(path: str | Path, **options: Any) -> Graph:
+    """Read a model from a file, by its suffix.
+
+    `.hsp`: no options. `.pth`, `.pt`: `architecture`, the zoo builder's name (`"mobilenet_v2"`), and that builder's
+    own options. Raises `FormatError`, naming file and place, for a file that is wrong, truncated or of an unknown kind.
+    """
+    path = Path(path)
+    module = _module_for(path, READERS, "read")
+    if not path.is_file():
+        raise FormatError(f"{path}: there is no such file")
+    if options and path.suffix.lower() not in WEIGHTS_ONLY:
+        raise OptionError(f"{', '.join(options)}: a {path.suffix} file holds its network and takes no options")
+    return cast(Graph, module.load(path, **options))
+
+
+def save(model: Graph, path: str | Path, weights: str = "float32") -> None:
+    """Write a model to a file, by its suffix. `weights`: "float32", "float16" or "int8".
+
+    The file is written beside, flushed and renamed: `path` is the whole new model or what it was before.
+    """
+    path = Path(path)
+    _module_for(path, WRITERS, "written").save(model, path, weights=weights)
+
+
+def _module_for(path: Path, table: dict[str, str], done: str) -> Any:
+    suffix = path.suffix.lower()
+    if suffix not in table:
+        raise FormatError(f"{path}: files with the suffix {suffix!r} can't be {done}; these can: {', '.join(table)}")
+    return import_module(table[suffix])

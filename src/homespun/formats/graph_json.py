@@ -1,0 +1,235 @@
+"""A graph as JSON and back: the part of an `.hsp` file that says what the model computes.
+
+Reading checks everything: a file may come from anywhere. What does not fit raises `FormatError` that names the place;
+the array data themselves are `hsp`'s concern, which hands them over through `arrays`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import homespun.ops  # noqa: F401  (fills the operators' table, which the checks read)
+from homespun.errors import FormatError, ModelError
+from homespun.graph import BATCH, Array, Attribute, Graph, Node, Tensor, check, infer
+from homespun.graph.graph import ITEM_SIZE, Role
+from homespun.graph.operator import OPERATORS, REQUIRED
+
+VERSION = 1
+_ROLES = ("input", "parameter", "state", "constant")
+_LARGEST_INT = 2**31 - 1
+#: Largest size of one tensor with a batch of one, bytes: what a hostile graph may not exceed.
+_LARGEST_TENSOR = 2**33
+
+
+def dump(graph: Graph, storage: Mapping[str, Mapping[str, Any]]) -> str:
+    """JSON text of a graph. `storage` adds entries to the tensors of those names: how and where their data are."""
+    tensors = []
+    for t in graph.tensors.values():
+        if t.role != "activation":
+            entry = {"name": t.name, "role": t.role, "dtype": t.dtype, "shape": list(t.shape)}
+            tensors.append({**entry, **storage.get(t.name, {})})
+    document = {
+        "version": VERSION,
+        "name": graph.name,
+        "metadata": graph.metadata,
+        "inputs": graph.inputs,
+        "outputs": graph.outputs,
+        "tensors": tensors,
+        "nodes": [_node(n) for n in graph.nodes],
+    }
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _node(node: Node) -> dict[str, Any]:
+    attributes = {k: _encode(v) for k, v in node.attributes.items()}
+    return {
+        "op": node.op,
+        "name": node.name,
+        "inputs": list(node.inputs),
+        "outputs": list(node.outputs),
+        "attributes": attributes,
+    }
+
+
+def _encode(value: Attribute) -> Any:
+    """Tuples become lists, and numbers that JSON has not become {"float": "inf"}."""
+    if isinstance(value, tuple):
+        return [_encode(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    return value
+
+
+class Reader:
+    """Checks a JSON document piece by piece; every complaint names the file and the place."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def fail(self, place: str, what: str) -> FormatError:
+        """The error to raise."""
+        return FormatError(f"{self.file}: {place}: {what}")
+
+    def field(self, parent: Any, key: str, kind: type, place: str) -> Any:
+        """`parent[key]`, which must be of a type. A bool is not an int here."""
+        if not isinstance(parent, dict):
+            raise self.fail(place, f"expected an object, found {_kind(parent)}")
+        if key not in parent:
+            raise self.fail(place, f"{key!r} is missing")
+        value = parent[key]
+        if type(value) is not kind:
+            raise self.fail(place, f"{key!r} is {_kind(value)}, expected {_KINDS[kind]}")
+        return value
+
+    def names(self, parent: Any, key: str, place: str) -> list[str]:
+        """`parent[key]`, which must be a list of strings."""
+        values = self.field(parent, key, list, place)
+        for value in values:
+            if type(value) is not str:
+                raise self.fail(place, f"{key!r} holds {_kind(value)}, expected strings only")
+        return cast(list[str], values)
+
+    def parse(self, text: str, place: str) -> Any:
+        """JSON text as Python values. NaN, infinities and keys given twice are refused."""
+
+        def refuse(constant: str) -> Any:
+            raise self.fail(place, f"{constant} is not JSON")
+
+        def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            result = dict(pairs)
+            if len(result) != len(pairs):
+                raise self.fail(place, "an object has the same key twice")
+            return result
+
+        try:
+            return json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
+        except (ValueError, RecursionError) as e:
+            raise self.fail(place, f"not readable as JSON: {e}") from None
+
+    def graph(self, text: str, arrays: Callable[[str, dict[str, Any], Tensor], Array]) -> Graph:
+        """The graph of a JSON text. `arrays(place, entry, tensor)` gives the data of a tensor that carries some."""
+        place = "graph"
+        document = self.parse(text, place)
+        version = self.field(document, "version", int, place)
+        if version != VERSION:
+            raise self.fail(place, f"version {version}; this release reads version {VERSION}: update Homespun")
+        graph = Graph(self.field(document, "name", str, place))
+        for key, value in self.field(document, "metadata", dict, place).items():
+            if type(value) is not str:
+                raise self.fail(place, f"metadata {key!r} is {_kind(value)}, expected a string")
+            graph.metadata[key] = value
+        graph.inputs, graph.outputs = self.names(document, "inputs", place), self.names(document, "outputs", place)
+        if len(set(graph.inputs)) != len(graph.inputs):
+            raise self.fail(place, "an input is listed twice")
+        for i, entry in enumerate(self.field(document, "tensors", list, place)):
+            self._tensor(graph, f"tensor {i}", entry, arrays)
+        written: set[str] = set()
+        for i, entry in enumerate(self.field(document, "nodes", list, place)):
+            self._node(graph, f"node {i}", entry, written)
+        self._check(graph)
+        return graph
+
+    def _tensor(
+        self, graph: Graph, place: str, entry: Any, arrays: Callable[[str, dict[str, Any], Tensor], Array]
+    ) -> None:
+        name = self.field(entry, "name", str, place)
+        place = f"tensor {name!r}"
+        role, dtype = self.field(entry, "role", str, place), self.field(entry, "dtype", str, place)
+        if not name or name in graph.tensors:
+            raise self.fail(place, "the name is empty or is given twice")
+        if role not in _ROLES:
+            raise self.fail(place, f"role {role!r}; it can be {', '.join(_ROLES)}")
+        if dtype not in ITEM_SIZE:
+            raise self.fail(place, f"dtype {dtype!r}; it can be {', '.join(ITEM_SIZE)}")
+        shape = self.field(entry, "shape", list, place)
+        least = 1 if role == "input" else 0
+        for i, d in enumerate(shape):
+            free = d == BATCH and i == 0 and role == "input"
+            if type(d) is not int or not (free or least <= d <= _LARGEST_INT):
+                raise self.fail(place, f"axis {i} of the shape is {d!r}")
+        tensor = Tensor(name, cast(Role, role), tuple(shape), dtype)
+        if role != "input":
+            tensor.data = arrays(place, entry, tensor)
+        graph.add_tensor(tensor)
+
+    def _node(self, graph: Graph, place: str, entry: Any, written: set[str]) -> None:
+        op, name = self.field(entry, "op", str, place), self.field(entry, "name", str, place)
+        place = f"node {name or place}"
+        if op not in OPERATORS:
+            raise self.fail(place, f"there is no operator named {op!r}")
+        inputs, outputs = self.names(entry, "inputs", place), self.names(entry, "outputs", place)
+        if not outputs or not outputs[0]:
+            raise self.fail(place, "it has no output")
+        for out in outputs:
+            role = graph.tensors[out].role if out in graph.tensors else "activation"
+            if out and (out in written or role in ("input", "constant")):
+                raise self.fail(place, f"it writes {out!r}, which is an {role} or is written already")
+            written.add(out)
+        attributes = {
+            key: self._attribute(f"{place}: attribute {key!r}", op, key, value)
+            for key, value in self.field(entry, "attributes", dict, place).items()
+        }
+        graph.add_node(op, inputs, outputs, attributes, name)
+
+    def _attribute(self, place: str, op: str, key: str, value: Any) -> Attribute:
+        """A value of the type that the operator's default has; an int where a float is expected becomes one."""
+        found = self._decode(place, value)
+        default = OPERATORS[op].attributes.get(key, REQUIRED)
+        if type(default) is float and type(found) is int:
+            return float(found)
+        either = key == "padding" and isinstance(found, str)  # names of a rule are possible beside numbers
+        if default is not REQUIRED and not either and type(found) is not type(default):
+            raise self.fail(place, f"found {_kind(value)}, expected something like {default!r}")
+        if isinstance(default, tuple) and isinstance(found, tuple) and default:
+            if len(found) != len(default) or {type(v) for v in found} != {type(v) for v in default}:
+                raise self.fail(place, f"found {list(found)}, expected something like {list(default)}")
+        return found
+
+    def _decode(self, place: str, value: Any) -> Attribute:
+        if isinstance(value, list):
+            items = tuple(self._decode(place, v) for v in value)
+            if any(type(i) not in (int, float) for i in items):
+                raise self.fail(place, "a list of anything but numbers")
+            return cast(Attribute, items)
+        if isinstance(value, dict):
+            text = self.field(value, "float", str, place)
+            if text not in ("inf", "-inf", "nan") or len(value) > 1:
+                raise self.fail(place, f"{value!r} is no number")
+            return float(text)
+        if type(value) is int and abs(value) > _LARGEST_INT:
+            raise self.fail(place, f"{value} does not fit 32 bits")
+        if type(value) not in (int, float, str, bool):
+            raise self.fail(place, f"{_kind(value)} can't be an attribute")
+        return cast(Attribute, value)
+
+    def _check(self, graph: Graph) -> None:
+        """Names, order and shapes, by the graph's own rules."""
+        try:
+            check(graph)
+            types = infer(graph, batch=1)
+        except ModelError as e:
+            raise self.fail("graph", str(e)) from None
+        except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as e:
+            # A shape rule met values that no builder gives (a stride of zero, an axis out of range).
+            raise self.fail("graph", f"a node's attributes make no sense ({type(e).__name__}: {e})") from None
+        for name, t in types.items():
+            if any(type(d) is not int or d < 0 for d in t.shape) or t.nbytes > _LARGEST_TENSOR:
+                raise self.fail(f"tensor {name!r}", f"would have the shape {list(t.shape)}")
+
+
+_KINDS: dict[type, str] = {
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+def _kind(value: Any) -> str:
+    return _KINDS.get(type(value), type(value).__name__)
