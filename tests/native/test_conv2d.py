@@ -35,6 +35,17 @@ class Case:
         width = (self.size[1] + left + right - (self.kernel[1] - 1) * self.dilation[1] - 1) // self.stride[1] + 1
         return height, width
 
+    def ints(self) -> dict[str, int]:
+        """The ints of `conv2d` and `depthwise`."""
+        return {
+            "batch": self.batch, "height": self.size[0], "width": self.size[1], "channels": self.channels[0],
+            "out_height": self.out[0], "out_width": self.out[1], "out_channels": self.channels[1],
+            "kernel_h": self.kernel[0], "kernel_w": self.kernel[1], "stride_h": self.stride[0], "stride_w": self.stride[1],
+            "dilation_h": self.dilation[0], "dilation_w": self.dilation[1], "pad_top": self.pads[0],
+            "pad_left": self.pads[1], "groups": self.groups, "activation": ACTIVATIONS[self.activation],
+            "residual_after": int(self.residual == "after"),
+        }  # fmt: skip
+
 
 CASES = [
     Case(),
@@ -68,13 +79,7 @@ def test_conv2d(kernel: KernelRunner, rng: np.random.Generator, case: Case) -> N
     out_shape = (case.batch, *case.out, case.channels[1])
     bias = rng.standard_normal(case.channels[1], np.float32) if case.bias else None
     residual = rng.standard_normal(out_shape, np.float32) if case.residual else None
-    ints = {
-        "batch": case.batch, "height": case.size[0], "width": case.size[1], "channels": case.channels[0],
-        "out_height": case.out[0], "out_width": case.out[1], "out_channels": case.channels[1],
-        "kernel_h": case.kernel[0], "kernel_w": case.kernel[1], "stride_h": case.stride[0], "stride_w": case.stride[1],
-        "dilation_h": case.dilation[0], "dilation_w": case.dilation[1], "pad_top": case.pads[0], "pad_left": case.pads[1],
-        "groups": case.groups, "activation": ACTIVATIONS[case.activation], "residual_after": int(case.residual == "after"),
-    }  # fmt: skip
+    ints = case.ints()
     operands = {"input": x, "weights": kernel.pack("conv2d", ints, weights), "output": np.zeros(out_shape, np.float32)}
     if bias is not None:
         operands["bias"] = bias

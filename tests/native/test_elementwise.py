@@ -36,7 +36,8 @@ def test_special_values(kernel: KernelRunner, name: str) -> None:
     x = np.concatenate([SPECIAL, [np.float32(np.nan)]]).astype(np.float32)
     ints = {"count": x.size, "activation": ACTIVATIONS[name]}
     got = kernel("unary", {"input": x, "output": np.zeros_like(x)}, ints, {"alpha": 0.25, "beta": 0.5})["output"]
-    expected = references.activate(name, x, 0.25, 0.5).astype(np.float32)
+    with np.errstate(over="ignore"):
+        expected = references.activate(name, x, 0.25, 0.5).astype(np.float32)
     undefined = ~np.isfinite(x) & (name in ("silu", "gelu", "gelu_tanh", "mish", "hard_swish"))  # inf * 0
     exact = name in ("none", "neg", "abs", "floor", "square")
     if name == "log":

@@ -1,0 +1,234 @@
+// What the training kernels share: values stored as float32 or bfloat16, blocks of rows that are normalised and
+// activated (forward) or turned into the gradient of a convolution's output (backward) while they are loaded, and the
+// endings that a block gets before it is stored: sums for batch norm, the activation's slope, a second gradient.
+//
+// Layouts, all float32 unless said otherwise, C channels:
+//   coefficients (4, C): scale, shift, mean, 1 / deviation;   y = activation(z * scale + shift)
+//   gradient coefficients (3, C): a, b, c;   dz = a * g + b * z + c, g being the gradient before the normalisation
+//   sums (2, C) float64: forward sum and sum of squares of z; backward sum of g and of g * (z - mean) / deviation
+#pragma once
+#include "gemm.hpp"
+
+namespace hs::HS_ISA {
+
+typedef uint16_t HalfVec __attribute__((vector_size(kWidth * 2)));
+typedef uint32_t UintVec __attribute__((vector_size(kWidth * 4)));
+
+struct Float32 {
+  using Value = float;
+  static constexpr bool is_float = true;
+  HS_INLINE Vec read(const float* p, int64_t lanes) { return lanes == kWidth ? load(p) : load_part(p, lanes); }
+  HS_INLINE void write(float* p, int64_t lanes, Vec v) {
+    if (lanes == kWidth) store(p, v);
+    else store_part(p, lanes, v);
+  }
+};
+
+// The upper half of a float32; rounding is to nearest even.
+struct BFloat16 {
+  using Value = uint16_t;
+  static constexpr bool is_float = false;
+  HS_INLINE Vec read(const uint16_t* p, int64_t lanes) {
+    HalfVec half{};
+    if (lanes == kWidth) {
+      __builtin_memcpy(&half, p, sizeof half);
+    } else {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+      half = HalfVec(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << lanes) - 1u), p));
+#else
+      for (int64_t i = 0; i < lanes; ++i) half[i] = p[i];
+#endif
+    }
+    return reinterpret_cast<Vec>(__builtin_convertvector(half, UintVec) << 16);
+  }
+  HS_INLINE HalfVec rounded(Vec v) {
+#if defined(__AVX512BF16__)
+    return (HalfVec)_mm512_cvtneps_pbh(__m512(v));
+#else
+    const UintVec bits = reinterpret_cast<UintVec>(v);
+    UintVec up = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    up = v == v ? up : UintVec{} + 0x7fc0u;
+    return __builtin_convertvector(up, HalfVec);
+#endif
+  }
+  HS_INLINE void write(uint16_t* p, int64_t lanes, Vec v) {
+    const HalfVec half = rounded(v);
+    if (lanes == kWidth) {
+      __builtin_memcpy(p, &half, sizeof half);
+    } else {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+      _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << lanes) - 1u), __m256i(half));
+#else
+      for (int64_t i = 0; i < lanes; ++i) p[i] = half[i];
+#endif
+    }
+  }
+};
+
+// f(i, lanes) for every vector of n values; `lanes` is a constant but for the last.
+template <class F>
+HS_INLINE void over_vectors(int64_t n, F f) {
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) f(i, int64_t{kWidth});
+  if (i < n) f(i, n - i);
+}
+#define HS_EACH [&](int64_t i, int64_t lanes) __attribute__((always_inline))
+
+// Runs function<Float32> or function<BFloat16> by the kernel's int `half`.
+#define HS_BY_STORAGE(half, function, ...) \
+  ((half) != 0 ? function<BFloat16>(__VA_ARGS__) : function<Float32>(__VA_ARGS__))
+
+// d activation / d x at the value before the activation. At the corner of a limit it is zero, as PyTorch has it.
+template <Activation kind>
+HS_INLINE Vec slope(Vec x, Vec alpha, Vec beta) {
+  const Vec one = broadcast(1.0f), half = broadcast(0.5f);
+  if constexpr (kind == Activation::relu) return select(x > zero(), one, zero());
+  if constexpr (kind == Activation::relu6) return select((x > zero()) & (x < broadcast(6.0f)), one, zero());
+  if constexpr (kind == Activation::clip) return select((x > alpha) & (x < beta), one, zero());
+  if constexpr (kind == Activation::leaky_relu) return select(x > zero(), one, alpha);
+  if constexpr (kind == Activation::hard_sigmoid) {
+    const Vec y = x * alpha + beta;
+    return select((y > zero()) & (y < one), alpha, zero());
+  }
+  if constexpr (kind == Activation::hard_swish) {
+    const Vec inner = x * (1.0f / 3.0f) + half;
+    return select(x <= broadcast(-3.0f), zero(), select(x >= broadcast(3.0f), one, inner));
+  }
+  if constexpr (kind == Activation::sigmoid) {
+    const Vec s = sigmoid_of(x);
+    return s * (one - s);
+  }
+  if constexpr (kind == Activation::silu) {
+    const Vec s = sigmoid_of(x);
+    return s * (one + x * (one - s));
+  }
+  if constexpr (kind == Activation::tanh) {
+    const Vec t = tanh_of(x);
+    return one - t * t;
+  }
+  if constexpr (kind == Activation::gelu)
+    return half * (one + erf_of(x * 0.70710678f)) + x * exp_of(x * x * -0.5f) * 0.39894228f;
+  if constexpr (kind == Activation::gelu_tanh) {
+    const Vec t = tanh_of((x + x * x * x * 0.044715f) * 0.79788456f);
+    return half * (one + t) + half * x * (one - t * t) * (x * x * (3.0f * 0.044715f) + one) * 0.79788456f;
+  }
+  if constexpr (kind == Activation::elu) return select(x > zero(), one, alpha * exp_of(x));
+  if constexpr (kind == Activation::exp) return exp_of(x);
+  if constexpr (kind == Activation::log) return one / x;
+  if constexpr (kind == Activation::sqrt) return half / sqrt_of(x);
+  if constexpr (kind == Activation::neg) return broadcast(-1.0f);
+  if constexpr (kind == Activation::abs) return select(x > zero(), one, select(x < zero(), broadcast(-1.0f), zero()));
+  if constexpr (kind == Activation::softplus) return sigmoid_of(x);
+  if constexpr (kind == Activation::mish) {
+    const Vec t = tanh_of(softplus_of(x));
+    return t + x * (one - t * t) * sigmoid_of(x);
+  }
+  if constexpr (kind == Activation::reciprocal) return zero() - one / (x * x);
+  if constexpr (kind == Activation::square) return x + x;
+  if constexpr (kind == Activation::erf) return exp_of(zero() - x * x) * 1.12837917f;
+  if constexpr (kind == Activation::floor) return zero();
+  return one;
+}
+
+// How rows are read: y = activation(x * scale + shift); scale null: as they are.
+struct OnLoad {
+  const float* scale;
+  const float* shift;
+  ActivationSpec activation;
+};
+HS_INLINE OnLoad on_load(const float* coefficients, int64_t channels, ActivationSpec activation) {
+  if (coefficients == nullptr) return {nullptr, nullptr, {Activation::none, 0.0f, 0.0f}};
+  return {coefficients, coefficients + channels, activation};
+}
+HS_INLINE OnLoad part_of(OnLoad load, int64_t first) {
+  if (load.scale != nullptr) load.scale += first, load.shift += first;
+  return load;
+}
+
+// n channels of one pixel, as float32.
+template <class S>
+HS_INLINE void load_row(const typename S::Value* x, OnLoad load_as, float* y, int64_t n) {
+  if (load_as.scale == nullptr) {
+    over_vectors(n, HS_EACH { Float32::write(y + i, lanes, S::read(x + i, lanes)); });
+    return;
+  }
+  const bool clips = is_clip(load_as.activation.kind);
+  const Limits limits = limits_of(clips ? load_as.activation : ActivationSpec{Activation::none, 0.0f, 0.0f});
+  const Vec low = broadcast(limits.low), high = broadcast(limits.high);
+  over_vectors(n, HS_EACH {
+    const Vec v = S::read(x + i, lanes) * Float32::read(load_as.scale + i, lanes) + Float32::read(load_as.shift + i, lanes);
+    Float32::write(y + i, lanes, min_of(high, max_of(low, v)));
+  });
+  if (!clips) activate_values(y, y, n, load_as.activation);
+}
+
+// Where dz comes from; `z` and `coefficients` are null where g is dz already.
+template <class S>
+struct OutputGradient {
+  const typename S::Value* g;
+  const typename S::Value* z;
+  const float* coefficients;
+  int64_t channels;
+};
+// n values of dz from position `at`, first of them of channel `first`; the rest of the vector behind them is zero-filled
+// up to `padded`.
+template <class S>
+HS_INLINE void load_gradient(const OutputGradient<S>& from, int64_t at, int64_t first, int64_t n, int64_t padded, float* y) {
+  if (from.coefficients == nullptr) {
+    over_vectors(n, HS_EACH { Float32::write(y + i, lanes, S::read(from.g + at + i, lanes)); });
+  } else {
+    const float* a = from.coefficients + first;
+    const float* b = a + from.channels;
+    const float* c = b + from.channels;
+    over_vectors(n, HS_EACH {
+      const Vec dz = S::read(from.g + at + i, lanes) * Float32::read(a + i, lanes) +
+                     (S::read(from.z + at + i, lanes) * Float32::read(b + i, lanes) + Float32::read(c + i, lanes));
+      Float32::write(y + i, lanes, dz);
+    });
+  }
+  for (int64_t i = n; i < padded; ++i) y[i] = 0.0f;
+}
+
+// Per-thread sums in double, two a channel.
+HS_INLINE void add_to(double* total, Vec part, int64_t lanes) {
+  float values[kWidth];
+  store(values, part);
+  for (int64_t i = 0; i < lanes; ++i) total[i] += static_cast<double>(values[i]);
+}
+
+// Ends a block of z: rows x channels float32 at `block`, stored to `z` (null: it is there already); adds to the sums.
+template <class S>
+void finish_forward(const float* block, int64_t block_row, int64_t rows, int64_t channels, typename S::Value* z,
+                    int64_t z_row, double* sums, int64_t sums_stride);
+
+// Ends a block of dx: adds `extra`, multiplies by the slope of the activation that made x, stores, adds to the sums.
+template <class S>
+struct InputGradient {
+  typename S::Value* gx;
+  const typename S::Value* extra;  // a gradient of x from elsewhere, or null
+  const typename S::Value* z;      // x before its normalisation, or null: neither slope nor sums
+  const float* coefficients;       // of that normalisation
+  ActivationSpec activation;
+  double* sums;  // this thread's, 2 x channels, or null
+  int64_t channels;
+};
+// The block holds `rows` pixels from pixel `row` on, channels [first, first + count).
+template <class S>
+void finish_backward(const float* block, int64_t block_row, int64_t row, int64_t rows, int64_t first, int64_t count,
+                     const InputGradient<S>& to);
+
+// total[c] = sum over threads of partial[thread][c]; every thread does its share, after a barrier.
+HS_INLINE void combine_sums(const double* partial, int threads, int64_t n, int64_t stride, double* total, int thread) {
+  const Range mine = share(n, 8, thread, threads);
+  for (int64_t i = mine.begin; i < mine.end; ++i) {
+    double sum = 0.0;
+    for (int t = 0; t < threads; ++t) sum += partial[t * stride + i];
+    total[i] = sum;
+  }
+}
+
+// C (inner rows x columns) += A^T B over `rows` rows: A (rows x inner), B (rows x columns padded to whole vectors).
+void gemm_transposed(const float* a, int64_t a_row, int64_t inner, const float* b, int64_t b_row, int64_t columns,
+                     int64_t rows, float* c, int64_t c_row);
+
+}  // namespace hs::HS_ISA
