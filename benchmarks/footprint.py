@@ -25,8 +25,7 @@ CASES = {
     "import homespun": "import homespun",
     "import all of the engine": "import homespun as hs\nfor name in hs.__all__: getattr(hs, name)",
     "MobileNetV2 predictor, batch 1": (
-        "import homespun as hs, numpy as np\n"
-        "hs.Predictor(hs.zoo.mobilenet_v2())(np.zeros((1, 224, 224, 3), 'f4'))"
+        "import homespun as hs, numpy as np\nhs.Predictor(hs.zoo.mobilenet_v2())(np.zeros((1, 224, 224, 3), 'f4'))"
     ),
 }
 

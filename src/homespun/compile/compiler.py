@@ -14,8 +14,8 @@ from homespun.graph import Graph, infer
 class MemoryReport:
     """Where the bytes go. All in bytes.
 
-    `arena` is what the plan takes for activations and scratch, `lower_bound` the most that is alive at one moment in this
-    schedule (no plan can take less), `without_reuse` what it would be if every tensor had memory of its own,
+    `arena` is what the plan takes for activations and scratch, `lower_bound` the most that is alive at one moment in
+    this schedule (no plan can take less), `without_reuse` what it would be if every tensor had memory of its own,
     `parameters` the weights in the form in which they are kept, `optimizer` its state.
     """
 

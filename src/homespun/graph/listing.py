@@ -23,10 +23,8 @@ def listing(graph: Graph) -> str:
         shape = shape_text(outs[0]) if outs else ""
         rows.append((node.name, node.op, shape, f"{count:,}" if count else "", f"{flops / 1e6:,.2f}", " ".join(reads)))
     widths = [max(len(r[i]) for r in rows) for i in range(5)]
-    lines = [
-        f"{r[0]:<{widths[0]}}  {r[1]:<{widths[1]}}  {r[2]:<{widths[2]}}  {r[3]:>{widths[3]}}  {r[4]:>{widths[4]}}  {r[5]}"
-        for r in rows
-    ]
+    align = "<<<>>"
+    lines = ["  ".join([*(f"{r[i]:{align[i]}{widths[i]}}" for i in range(5)), r[5]]) for r in rows]
     lines.insert(1, "-" * max(len(line) for line in lines))
     parameters = sum(types[t.name].size for t in graph.with_role("parameter"))
     heads = [f"{n} {shape_text(types[n])}" for n in graph.inputs]

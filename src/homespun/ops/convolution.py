@@ -15,7 +15,7 @@ from homespun.graph.operator import Attributes, Cost, Operator
 
 
 def padding_of(attributes: Attributes, size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Padding as (top, left, bottom, right), with TensorFlow's "same_upper" and "valid" worked out for an input size."""
+    """Padding as (top, left, bottom, right); TensorFlow's "same_upper" and "valid" are worked out for the size."""
     padding = attributes["padding"]
     if not isinstance(padding, str):
         top, left, bottom, right = padding

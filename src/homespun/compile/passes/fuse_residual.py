@@ -38,7 +38,7 @@ def fuse_residual(graph: Graph) -> bool:
         if not fitting:
             continue
         _, layer, other = max(fitting, key=lambda f: f[0])
-        layer.inputs = (*layer.inputs, "", "")[:3] + (other,)
+        layer.inputs = (*(*layer.inputs, "", "")[:3], other)
         layer.outputs = node.outputs
         producers[node.outputs[0]] = layer
         dropped.add(id(node))
