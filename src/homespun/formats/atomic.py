@@ -17,8 +17,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.partial")
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = partial.stat().st_mode & 0o777  # as the user's umask has it; a library may create the file anew with another
     try:
         yield partial
+        partial.chmod(mode)
         _flush(partial)
         partial.replace(path)
     except BaseException:

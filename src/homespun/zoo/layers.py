@@ -1,0 +1,106 @@
+"""What the zoo's networks have in common: convolution + norm + activation, channel rounding, the classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import homespun.ops  # noqa: F401  (fills the operators' table, which building checks against)
+from homespun.errors import OptionError
+from homespun.graph import Graph, GraphBuilder
+
+ImageSize = int | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a family of networks does alike in every layer."""
+
+    activation: str = "relu6"
+    padding: str = "same"
+    eps: float = 1e-5
+    momentum: float = 0.1
+
+
+def begin(name: str, image_size: ImageSize, seed: int, metadata: dict[str, str]) -> tuple[GraphBuilder, str]:
+    """A builder with the input `image` (N, H, W, 3)."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if height < 32 or width < 32:
+        raise OptionError(f"image_size is {height}x{width}; these networks halve it five times and need at least 32")
+    build = GraphBuilder(name, seed)
+    build.graph.metadata.update({"architecture": name, **metadata})
+    return build, build.input("image", (height, width, 3))
+
+
+def conv_norm(
+    build: GraphBuilder,
+    x: str,
+    name: str,
+    inputs: int,
+    outputs: int,
+    style: Style,
+    *,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    activate: bool = True,
+) -> str:
+    """`name.conv`, `name.norm` and, if wanted, the activation."""
+    x = build.conv(
+        x,
+        f"{name}.conv",
+        inputs=inputs,
+        outputs=outputs,
+        kernel=kernel,
+        stride=stride,
+        groups=groups,
+        padding=style.padding,
+    )
+    x = build.batch_norm(x, f"{name}.norm", outputs, eps=style.eps, momentum=style.momentum)
+    return str(build.op(style.activation, x, name=f"{name}.{style.activation}")) if activate else x
+
+
+def inverted_residual(
+    build: GraphBuilder,
+    x: str,
+    name: str,
+    inputs: int,
+    outputs: int,
+    style: Style,
+    *,
+    expand: int,
+    stride: int,
+    kernel: int = 3,
+) -> str:
+    """Expand, filter by depth, project, and add the input where shapes allow.
+
+    Source: Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", section 3.4.
+    """
+    wide = inputs * expand
+    y = x
+    if expand != 1:
+        y = conv_norm(build, y, f"{name}.expand", inputs, wide, style)
+    y = conv_norm(build, y, f"{name}.depthwise", wide, wide, style, kernel=kernel, stride=stride, groups=wide)
+    y = conv_norm(build, y, f"{name}.project", wide, outputs, style, activate=False)
+    if stride == 1 and inputs == outputs:
+        y = str(build.op("add", y, x, name=f"{name}.add"))
+    return y
+
+
+def classify(build: GraphBuilder, x: str, channels: int, classes: int, dropout: float) -> Graph:
+    """Mean over the image (`features`), dropout, linear (`classifier`): the network is complete."""
+    if classes < 1 or not 0.0 <= dropout < 1.0:
+        raise OptionError(f"classes must be at least 1 and dropout in [0, 1), not {classes} and {dropout}")
+    x = str(build.op("global_average_pool", x, name="pool"))
+    x = str(build.op("flatten", x, name="features"))
+    if dropout > 0:
+        x = str(build.op("dropout", x, name="dropout", rate=dropout))
+    x = build.linear(x, "classifier", channels, classes)
+    build.graph.rename(x, "logits")
+    return build.build("logits")
+
+
+def divisible(channels: float, by: int = 8) -> int:
+    """Nearest multiple of `by`, but never more than a tenth below `channels`: how these papers round channel counts."""
+    rounded = max(by, int(channels + by / 2) // by * by)
+    return rounded if rounded >= 0.9 * channels else rounded + by

@@ -1,0 +1,96 @@
+"""Weights of a zoo network from a PyTorch file: names and layouts are translated, and everything must fit.
+
+This is also what `homespun.load` uses for `.pth` files, which hold weights but not the network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TypeAlias, cast
+
+import numpy as np
+
+from homespun.errors import FormatError, ModelError, OptionError
+from homespun.formats.torch_weights import read_state_dict
+from homespun.graph import Array, Graph
+
+Weights: TypeAlias = str | Path | Mapping[str, Array] | None
+#: (pattern at the beginning of a PyTorch name, our name): {0} is the number that the pattern captured, {-1} one less.
+Renames: TypeAlias = tuple[tuple[str, str], ...]
+#: Counters that batch norm keeps in PyTorch only.
+_NOT_NEEDED = "num_batches_tracked"
+_MOST_LISTED = 5
+
+
+def load(path: Path, architecture: str | None = None, **options: object) -> Graph:
+    """The zoo network `architecture` with the weights of a `.pth` file; `options` go to its builder."""
+    zoo = import_module("homespun.zoo")
+    names = ", ".join(zoo.__all__)
+    if architecture is None:
+        raise OptionError(f"{path}: holds weights but no network; say which, architecture=..., one of {names}")
+    if architecture not in zoo.__all__:
+        raise OptionError(f"architecture is {architecture!r}; it can be one of {names}")
+    return cast(Graph, getattr(zoo, architecture)(**options, weights=path))
+
+
+def load_weights(graph: Graph, weights: Weights, renames: Renames) -> Graph:
+    """Put PyTorch weights into a graph's parameters and states, and return the graph; None leaves it as it is.
+
+    Raises `FormatError` (for a file; `ModelError` for a mapping) if a tensor is missing, left over, of another shape,
+    or not finite: nothing is loaded in part.
+    """
+    if weights is None:
+        return graph
+    from_file = isinstance(weights, str | Path)
+    kind = FormatError if from_file else ModelError
+    where = str(weights) if from_file else "weights"
+    state = read_state_dict(weights) if isinstance(weights, str | Path) else weights
+    given: dict[str, tuple[str, Array]] = {}
+    for name, array in state.items():
+        plain = name.removeprefix("module.")  # what torch.nn.DataParallel puts before every name
+        if not plain.endswith(_NOT_NEEDED):
+            given[translate(plain, renames)] = (name, array)
+    wanted = {t.name: t for t in graph.with_role("parameter", "state")}
+    problems = [f"{n!r} is missing" for n in wanted.keys() - given.keys()]
+    problems += [f"{given[n][0]!r} has no place in {graph.name}" for n in given.keys() - wanted.keys()]
+    loaded: dict[str, Array] = {}
+    for ours in wanted.keys() & given.keys():
+        theirs, array = given[ours]
+        if array.dtype.kind != "f":
+            problems.append(f"{theirs!r} is {array.dtype}, not floating point")
+            continue
+        array = channels_last(array)
+        if array.shape != wanted[ours].shape:
+            problems.append(f"{theirs!r} is {list(array.shape)} (channels last), expected {list(wanted[ours].shape)}")
+            continue
+        loaded[ours] = np.ascontiguousarray(array, dtype=np.float32)
+        if not np.isfinite(loaded[ours]).all():
+            problems.append(f"{theirs!r} has values that are not finite")
+    if problems:
+        shown = "; ".join(sorted(problems)[:_MOST_LISTED])
+        more = f"; and {len(problems) - _MOST_LISTED} more" if len(problems) > _MOST_LISTED else ""
+        hint = " (for other classes, load the file's own and splice a new head)" if "classifier" in shown else ""
+        raise kind(f"{where}: does not fit {graph.name}: {shown}{more}{hint}")
+    for name, array in loaded.items():
+        graph.tensors[name].data = array
+    return graph
+
+
+def translate(name: str, renames: Renames) -> str:
+    """Our name for a PyTorch name; the name itself where no rule fits."""
+    for pattern, ours in renames:
+        match = re.match(pattern, name)
+        if match:
+            number = int(match.group(1)) if match.groups() else 0
+            return ours.replace("{0}", str(number)).replace("{-1}", str(number - 1)) + name[match.end() :]
+    return name
+
+
+def channels_last(array: Array) -> Array:
+    """PyTorch's layouts to ours: (O, I, H, W) to (H, W, I, O), (O, I) to (I, O), vectors as they are."""
+    if array.ndim == 4:
+        return array.transpose(2, 3, 1, 0)
+    return array.T if array.ndim == 2 else array
