@@ -56,8 +56,9 @@ class Operator:
 
     `inputs`: names; a trailing "?" marks an optional one, a lone "*" any number. `attributes`: defaults; one whose
     default is `REQUIRED` must be given. `shape` maps attributes and input types to output types, or raises
-    `ShapeError`. `gradient` returns graph nodes; None means that there is none, and `no_gradient` says why. `saves` names what the
-    gradient reads ("input", "output" or a name of `inputs`), `in_place` the inputs whose memory output 0 may take.
+    `ShapeError`. `gradient` returns graph nodes; None means that there is none, and `no_gradient` says why. `saves`
+    names what the gradient reads ("output" or a name of `inputs`), `in_place` the inputs whose memory output 0 may
+    take.
     """
 
     name: str

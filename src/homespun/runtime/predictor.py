@@ -11,7 +11,7 @@ from homespun.compile.compiler import MemoryReport, choose_isa, load_program, lo
 from homespun.compile.lowering import ConstantPool, Lowered, aligned_empty
 from homespun.compile.passes import for_inference
 from homespun.errors import OptionError, ShapeError
-from homespun.graph import BATCH, Array, Graph, check
+from homespun.graph import BATCH, Array, Graph, check, infer
 
 WEIGHTS = ("float32", "int8")
 
@@ -34,16 +34,18 @@ class Predictor:
             raise OptionError(f"weights is {weights!r}; it can be {' or '.join(repr(w) for w in WEIGHTS)}")
         check(model)
         self.batch, self.weights, self.threads, self.isa = batch, weights, threads, choose_isa(isa)
-        self._graph = for_inference(model)
+        self._model = model
         self._constants = ConstantPool()
         self._programs: dict[int, tuple[Lowered, _native.Program]] = {}
         self._lock = Lock()
-        self._compiled(batch)
+        with self._lock:
+            self._compiled(batch)
 
     @property
     def memory(self) -> MemoryReport:
         """What the program of the full batch size takes."""
-        return report(self._compiled(self.batch)[0])
+        with self._lock:
+            return report(self._compiled(self.batch)[0])
 
     def __call__(self, *inputs: Array) -> Array | tuple[Array, ...]:
         """Outputs for inputs (N, ...) float32, in the order of the model's inputs; N is free.
@@ -56,8 +58,8 @@ class Predictor:
         for start in range(0, count, self.batch):
             parts.append(self._run([a[start : start + self.batch] for a in arrays]))
         if not parts:
-            shapes = [self._compiled(1)[0].types[name] for name in self._graph.outputs]
-            results = [np.zeros((0, *t.shape[1:]), t.dtype) for t in shapes]
+            types = infer(self._model)
+            results = [np.zeros((0, *types[name].shape[1:]), types[name].dtype) for name in self._model.outputs]
         elif len(parts) == 1:
             results = parts[0]
         else:
@@ -67,8 +69,8 @@ class Predictor:
     def profile(self, *inputs: Array, repeat: int = 20) -> dict[str, float]:
         """Median seconds of each kernel call, by "node (kernel)", for one batch of inputs."""
         arrays = self._check(inputs)
-        lowered, program = self._compiled(arrays[0].shape[0])
         with self._lock:
+            lowered, program = self._compiled(arrays[0].shape[0])
             externals = self._externals(arrays, lowered)
             program.profile(True)
             runs = []
@@ -83,19 +85,21 @@ class Predictor:
         return dict(zip(calls, medians.tolist(), strict=True))
 
     def _compiled(self, batch: int) -> tuple[Lowered, _native.Program]:
+        """The program for a batch size. The passes run again for each: what they fold is not kept, only packed."""
         if batch not in self._programs:
-            lowered = lower(self._graph, batch, self.isa, self.threads, self._constants)
-            externals = len(self._graph.inputs) + len(self._graph.outputs)
+            graph = for_inference(self._model, int8=self.weights == "int8")
+            lowered = lower(graph, batch, self.isa, self.threads, self._constants)
+            externals = len(graph.inputs) + len(graph.outputs)
             self._programs[batch] = (lowered, load_program(lowered, externals, self.isa, self.threads))
         return self._programs[batch]
 
     def _check(self, inputs: tuple[Array, ...]) -> list[Array]:
-        names = self._graph.inputs
+        names = self._model.inputs
         if len(inputs) != len(names):
             raise ShapeError(f"the model takes {len(names)} inputs ({', '.join(names)}), {len(inputs)} given")
         arrays: list[Array] = []
         for name, array in zip(names, inputs, strict=True):
-            declared = self._graph.tensors[name]
+            declared = self._model.tensors[name]
             array = np.ascontiguousarray(array, dtype=declared.dtype)
             fits = array.ndim == len(declared.shape) and all(
                 want in (BATCH, got) for want, got in zip(declared.shape, array.shape, strict=True)
@@ -108,7 +112,7 @@ class Predictor:
 
     def _externals(self, arrays: list[Array], lowered: Lowered) -> list[Array]:
         outputs = []
-        for name in self._graph.outputs:
+        for name in self._model.outputs:
             t = lowered.types[name]
             outputs.append(aligned_empty(t.nbytes).view(t.dtype).reshape(t.shape))
         return [*arrays, *outputs]
