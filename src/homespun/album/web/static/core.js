@@ -1,0 +1,220 @@
+/* What every page's scripts share: words, requests, toasts with undo, dialogs.
+   ES5 and XMLHttpRequest only, since TVs of 2016 run Chromium 38 (docs/web.md); no build step. */
+(function () {
+  'use strict';
+
+  var words = JSON.parse(document.getElementById('words').textContent);
+  var topicNames = JSON.parse(document.getElementById('topic-names').textContent);
+  var changeListeners = [];
+  var MOST_THUMBNAILS = 6;
+  var TOAST_SECONDS = 20;
+
+  function number(value) {
+    return String(value).replace(/\B(?=(\d{3})+$)/g, ',');
+  }
+
+  /* The words for a key; {placeholders} filled in, a count `n` picks between key.one and key.other. */
+  function say(key, values) {
+    values = values || {};
+    if (!(key in words)) { key = key + (values.n === 1 ? '.one' : '.other'); }
+    return words[key].replace(/\{(\w+)\}/g, function (_, name) {
+      var value = values[name];
+      return typeof value === 'number' ? number(value) : value;
+    });
+  }
+
+  function request(method, url, body, done) {
+    var xhr = new XMLHttpRequest();
+    xhr.open(method, url);
+    if (body !== null) { xhr.setRequestHeader('Content-Type', 'application/json'); }
+    xhr.onload = function () { done(xhr.status, xhr.responseText); };
+    xhr.onerror = function () { done(0, ''); };
+    xhr.send(body === null ? null : JSON.stringify(body));
+  }
+
+  /* Call the API; `done(answer)` on success. What went wrong is told in a toast (or to `failed`, if given). */
+  function call(method, url, body, done, failed) {
+    request(method, url, body, function (status, text) {
+      if (status >= 200 && status < 300) { done(JSON.parse(text)); return; }
+      var detail = say(status === 0 ? 'offline' : 'failed');
+      try { detail = JSON.parse(text).detail || detail; } catch (ignored) { /* the answer of something in between */ }
+      (failed || complain)(detail);
+    });
+  }
+
+  /* Fetch a part of a page as HTML. It comes from our own templates, which escape everything. */
+  function part(url, name, done) {
+    request('GET', url + (url.indexOf('?') < 0 ? '?' : '&') + 'part=' + name, null, function (status, text) {
+      if (status === 200) { done(text); } else { complain(say(status === 0 ? 'offline' : 'failed')); }
+    });
+  }
+
+  /* Fetch this page again and put its main part in place of the old one. */
+  function refreshMain(done) {
+    request('GET', location.href, null, function (status, text) {
+      if (status !== 200) { return; }
+      var fresh = new DOMParser().parseFromString(text, 'text/html').getElementById('main');
+      var main = document.getElementById('main');
+      main.innerHTML = fresh.innerHTML;
+      window.Homespun.images(main);
+      if (done) { done(); }
+    });
+  }
+
+  function element(tag, className, text) {
+    var made = document.createElement(tag);
+    if (className) { made.className = className; }
+    if (text !== undefined) { made.textContent = text; }
+    return made;
+  }
+
+  function closest(node, selector) {
+    var matches = Element.prototype.matches || Element.prototype.webkitMatchesSelector;
+    while (node && node.nodeType === 1) {
+      if (matches.call(node, selector)) { return node; }
+      node = node.parentNode;
+    }
+    return null;
+  }
+
+  /* Toasts */
+
+  var toast = document.getElementById('toast');
+  var toastTimer = null;
+  var toastUndo = null;
+
+  function hideToast() {
+    var held = toast.contains(document.activeElement);
+    toast.hidden = true;
+    toastUndo = null;
+    clearTimeout(toastTimer);
+    if (held) { window.Homespun.focusMain(); }
+  }
+
+  function showToast(nodes, undo) {
+    toast.innerHTML = '';
+    nodes.forEach(function (node) { toast.appendChild(node); });
+    var buttons = element('p', 'buttons');
+    if (undo) {
+      var undoButton = element('button', 'button first', say('undo'));
+      undoButton.type = 'button';
+      undoButton.setAttribute('data-action', 'toast-undo');
+      undoButton.addEventListener('click', undo);
+      buttons.appendChild(undoButton);
+    }
+    var close = element('button', 'button', say('close'));
+    close.type = 'button';
+    close.addEventListener('click', hideToast);
+    buttons.appendChild(close);
+    toast.appendChild(buttons);
+    toastUndo = undo || null;
+    toast.hidden = false;
+    waitToHide();
+  }
+
+  function waitToHide() {
+    clearTimeout(toastTimer);
+    toastTimer = setTimeout(function () {
+      // Whoever has reached for it keeps it.
+      if (toast.contains(document.activeElement)) { waitToHide(); } else { hideToast(); }
+    }, TOAST_SECONDS * 1000);
+  }
+
+  function complain(detail) {
+    var text = element('p', 'toast-title complaint', detail);
+    showToast([text], null);
+  }
+
+  function thumbnail(photoId) {
+    var image = element('img');
+    image.src = '/api/v1/photos/' + photoId + '/thumbnail';
+    image.alt = '';
+    return image;
+  }
+
+  /* Show what a change did: what was said, what else moved (with pictures), and a way back. */
+  function showChange(change, title) {
+    var nodes = [element('p', 'toast-title', title)];
+    if (change.moved_total) {
+      nodes.push(element('p', 'toast-moved', say('moved', { n: change.moved_total })));
+      var moved = element('div', 'moved');
+      change.moved.slice(0, MOST_THUMBNAILS).forEach(function (move) {
+        var link = element('a', 'moved-photo ' + (move.after ? 'came' : 'went'));
+        link.href = '/photos/' + move.photo_id;
+        link.appendChild(thumbnail(move.photo_id));
+        var name = topicNames[move.topic] || move.topic;
+        link.appendChild(element('span', '', say(move.after ? 'came' : 'went', { topic: name })));
+        moved.appendChild(link);
+      });
+      nodes.push(moved);
+    } else {
+      nodes.push(element('p', 'toast-moved', say('nothing_moved')));
+    }
+    showToast(nodes, function () { undo(change.id); });
+    tellListeners(change);
+  }
+
+  function undo(changeId, done) {
+    call('POST', '/api/v1/changes/' + changeId + '/undo', {}, function (change) {
+      var nodes = [element('p', 'toast-title', say('undone'))];
+      if (change.moved_total) { nodes.push(element('p', 'toast-moved', say('moved_back', { n: change.moved_total }))); }
+      showToast(nodes, null);
+      tellListeners(change);
+      if (done) { done(change); }
+    });
+  }
+
+  function tellListeners(change) {
+    changeListeners.forEach(function (listener) { listener(change); });
+  }
+
+  /* Dialogs: one at a time; the remote stays inside it. */
+
+  var dialog = null;
+  var focusBefore = null;
+
+  function openDialog(id) {
+    if (dialog) { dialog.hidden = true; } else { focusBefore = document.activeElement; }
+    dialog = document.getElementById(id);
+    dialog.hidden = false;
+    document.body.classList.add('with-dialog');
+    var first = dialog.querySelector('[data-autofocus]') || dialog.querySelector('input, button');
+    if (first) { first.focus(); }
+    return dialog;
+  }
+
+  function closeDialog() {
+    if (!dialog) { return false; }
+    dialog.hidden = true;
+    dialog = null;
+    document.body.classList.remove('with-dialog');
+    if (focusBefore && document.body.contains(focusBefore)) { focusBefore.focus(); }
+    return true;
+  }
+
+  document.addEventListener('click', function (event) {
+    if (event.target === dialog || closest(event.target, '.dialog [data-action="close"]')) { closeDialog(); }
+  });
+
+  window.Homespun = {
+    say: say,
+    call: call,
+    part: part,
+    refreshMain: refreshMain,
+    element: element,
+    closest: closest,
+    topicNames: topicNames,
+    showChange: showChange,
+    showToast: showToast,
+    hideToast: hideToast,
+    complain: complain,
+    undo: undo,
+    undoShown: function () { if (!toast.hidden && toastUndo) { toastUndo(); return true; } return false; },
+    onChange: function (listener) { changeListeners.push(listener); },
+    openDialog: openDialog,
+    closeDialog: closeDialog,
+    currentDialog: function () { return dialog; },
+    images: function () {},
+    focusMain: function () {}
+  };
+}());
