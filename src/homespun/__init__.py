@@ -56,6 +56,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'homespun' has no attribute {name!r}")
+    import_module("homespun.ops")  # fills the table of operators that graphs are checked against
     module = _LAZY[name]
     value = getattr(import_module(module), name) if module else import_module(f"homespun.{name}")
     globals()[name] = value
