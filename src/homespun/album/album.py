@@ -40,11 +40,11 @@ from homespun.album.scoring import Scoreboard, Standing
 from homespun.album.search import UNSORTED, Search
 from homespun.album.store import Store, now, readable, write_file
 from homespun.album.topics import TopicRow
+from homespun.learning import TopicLearner
 
 if TYPE_CHECKING:
     from homespun.album.indexer import IndexReport, Progress
     from homespun.album.workers import DecodePool
-    from homespun.learning import TopicLearner
 
 # How often photos that an index run brings in are sorted into topics, while it runs.
 SECONDS_BETWEEN_SORTINGS = 2.0
@@ -68,7 +68,7 @@ class Album:
     """A family's album in one data folder. Safe to share between threads; use it as a context manager.
 
     `embedder` is loaded when first needed if it is not given. `learner` makes the learner that the album starts
-    from, and `builtin` names its topics in English and Chinese; by default those that ship with Homespun.
+    from (by default the one that ships), and `builtin` names its topics in English and Chinese.
     With `read_only` another process may hold the folder; whatever would change it raises `LibraryError`.
     """
 
@@ -82,7 +82,7 @@ class Album:
         read_only: bool = False,
     ) -> None:
         self._embedder = embedder
-        self._new_learner, self._builtin, self._start = topics.starting_learner(learner, builtin)
+        self._new_learner = learner or TopicLearner.builtin
         self._store = Store.open(data_dir, read_only=read_only)
         self._changing = threading.RLock()
         self._indexing = threading.Lock()
@@ -91,8 +91,9 @@ class Album:
         self._decoders: DecodePool | None = None
         self._numbers: tuple[Standing, list[Topic]] | None = None
         if not read_only:
+            names = topics.builtin_names(self._new_learner().topics) if builtin is None else builtin
             with self._store.transaction() as connection:
-                topics.install_builtin(connection, self._builtin)
+                topics.install_builtin(connection, names)
 
     @property
     def data_dir(self) -> Path:
@@ -158,11 +159,15 @@ class Album:
             report_ = indexer.index(self._store, chosen, embedder, on_progress=report, stop=stop)
             self.sort_new()
             with self._changing:
-                self._loaded_board().features.flush()
+                self._loaded_board().photos.flush()
             self._store.set_setting("last_indexed", now())
             return report_
         finally:
             self._indexing.release()
+
+    def roots(self) -> list[Path]:
+        """The folders of photos that are remembered."""
+        return [Path(os.fsdecode(root)) for root in self._store.roots()]
 
     def sort_new(self) -> None:
         """Sort photos that came, returned or vanished since the last time into topics."""
@@ -323,6 +328,20 @@ class Album:
             rows = topics.read_topics(connection)
             (photo,) = searching.read_photos(connection, [photo_id], rows, self._confidences, suggestions=SUGGESTIONS)
         return photo
+
+    def photo_id(self, reference: str) -> int:
+        """The id of a photo by its id as text, or by the path of one of its files. Raises `PhotoError`."""
+        path = os.fsencode(Path(reference).expanduser().absolute())
+        with self._store.reader() as connection:
+            row = connection.execute("SELECT photo_id FROM file WHERE path IN (?, ?)", (path, os.path.realpath(path)))
+            found = row.fetchone()
+        if found is not None and found[0] is not None:
+            return int(found[0])
+        if found is not None:
+            raise PhotoError(f"{reference} can't be read; `homespun album status --problems` says why")
+        if reference.isascii() and reference.isdigit() and len(reference) < 19:
+            return int(reference)
+        raise PhotoError(f"{reference} is neither the number of a photo nor a file in the album")
 
     def neighbours(
         self,
@@ -529,8 +548,7 @@ class Album:
     def _loaded_board(self) -> Scoreboard:
         if self._board is None:
             backbone = self._store.setting("backbone") or ""
-            start = f"{self._start} on {backbone}"
-            family = FamilyLearner.open(self._store.data_dir, self._new_learner, start)
+            family = FamilyLearner.open(self._store.data_dir, self._new_learner, backbone)
             self._board = Scoreboard(self._store, backbone, family)
         return self._board
 

@@ -25,7 +25,23 @@ from homespun.errors import OptionError
 FORMATS = ("json", "csv")
 SIDECAR_MARK = "Homespun"
 
-CSV_COLUMNS = ["id", "path", "taken", "width", "height", "latitude", "longitude", "place", "camera", "status", "topics", "topics_zh", "confirmed", "rejected", "confidences"]
+CSV_COLUMNS = [
+    "id",
+    "path",
+    "taken",
+    "width",
+    "height",
+    "latitude",
+    "longitude",
+    "place",
+    "camera",
+    "status",
+    "topics",
+    "topics_zh",
+    "confirmed",
+    "rejected",
+    "confidences",
+]
 
 
 def export(store: Store, standing: Standing, target: Path, format: str, sidecars: str | os.PathLike[str] | bool) -> int:

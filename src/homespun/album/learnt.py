@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from homespun.album.store import write_file
+from homespun.album.features import start_of
+from homespun.album.store import explain_os_error, write_file
 from homespun.errors import FormatError
 from homespun.learning import TopicLearner
 
@@ -43,15 +44,16 @@ class FamilyLearner:
         self._learnt: dict[str, Example] = {}
 
     @classmethod
-    def open(cls, data_dir: Path, new_learner: Callable[[], TopicLearner], start: str) -> FamilyLearner:
+    def open(cls, data_dir: Path, new_learner: Callable[[], TopicLearner], backbone: str) -> FamilyLearner:
         """What was saved in the data folder, or a new learner.
 
-        `start` names what the learner starts from (built-in topics, backbone): one that was saved from another start
-        is set aside and learnt anew.
+        One that was saved for other features, or grew from other built-in topics, is set aside and learnt anew.
         """
+        fresh = new_learner()
+        start = f"{backbone} {start_of(fresh)}"
         saved = _load(data_dir / FOLDER, start)
         if saved is None:
-            return cls(new_learner(), start)
+            return cls(fresh, start)
         family = cls(saved[0], start)
         family._learnt = saved[1]
         return family
@@ -75,26 +77,18 @@ class FamilyLearner:
         for key in outdated:
             self.learner.forget(key)
             del self._learnt[key]
-        changed = bool(outdated)
-        for topic in set(self.topics) - set(topics):
-            self.learner.remove_topic(topic)
-            changed = True
         known = set(self.topics)
-        for topic in topics:
-            if topic not in known:
-                self.learner.add_topic(topic)
-                changed = True
+        for topic in known - set(topics):
+            self.learner.remove_topic(topic)
+        for topic in set(topics) - known:
+            self.learner.add_topic(topic)
+        changed = bool(outdated) or known != set(topics)
         for key in examples.keys() - self._learnt.keys():
             feature = feature_of(key)
             if feature is None:
                 continue  # not computed yet; it is learnt once it is
             example = examples[key]
-            self.learner.learn(
-                key,
-                np.asarray(feature, dtype=np.float32),
-                positive=list(example.positive),
-                negative=list(example.negative),
-            )
+            self.learner.learn(key, feature, positive=example.positive, negative=example.negative)
             self._learnt[key] = example
             changed = True
         return changed
@@ -102,10 +96,15 @@ class FamilyLearner:
     def save(self, data_dir: Path) -> None:
         """Write the learner and its examples; one rename makes both current. Raises `StorageFullError`."""
         folder = data_dir / FOLDER
-        folder.mkdir(exist_ok=True)
-        old = {path.name for path in folder.iterdir()} - {INDEX}
-        name = next(f"learner-{n}.hsl" for n in range(len(old) + 1) if f"learner-{n}.hsl" not in old)
-        self.learner.save(folder / name)
+        try:
+            folder.mkdir(exist_ok=True)
+            old = {path.name for path in folder.iterdir()} - {INDEX}
+            name = next(
+                f"learner-{n}.safetensors" for n in range(len(old) + 1) if f"learner-{n}.safetensors" not in old
+            )
+            self.learner.save(folder / name)
+        except OSError as error:
+            raise explain_os_error(error, folder / "learner") from error
         index = {
             "format": FORMAT,
             "start": self._start,

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from homespun.album.features import FeatureMatrix
+from homespun.album.features import PreparedPhotos
 from homespun.album.learnt import Example, FamilyLearner, Feature
 from homespun.album.model import Moved, Topic
 from homespun.album.store import Store, read_features
 from homespun.album.topics import TopicRow, read_topics
+from homespun.learning import Prepared
 
 # How many of the photos that moved a change names; it counts all of them.
 MOST_MOVED = 200
@@ -120,7 +121,7 @@ class Scoreboard:
         self._store = store
         self._backbone = backbone
         self.family = family
-        self.features = FeatureMatrix(store, backbone)
+        self.photos = PreparedPhotos(store, backbone, family.learner)
         self._examples: dict[str, Example] = {}
         with store.reader() as connection:
             self.standing = _stored_standing(connection)
@@ -148,7 +149,7 @@ class Scoreboard:
         if len(touched):
             ids, vectors = read_features(connection, self._backbone, touched)
             if len(ids):
-                self.features.add(ids, vectors)
+                self.photos.add(ids, vectors)
         examples = read_examples(connection, topics)
         learnt = self.family.follow([topic.key for topic in topics], examples, self._feature_of)
         everything = learnt or not before.scored.any()
@@ -189,7 +190,8 @@ class Scoreboard:
         return norms > 0 and float(a @ b) / norms >= EDIT_LIKENESS
 
     def _feature_of(self, key: str) -> Feature | None:
-        return self.features.get(int(key))
+        ids, vectors = self._store.features(self._backbone, [int(key)])
+        return vectors[0] if len(ids) else None
 
     def _score(
         self, before: Standing, only: npt.NDArray[np.int64] | None
@@ -198,7 +200,7 @@ class Scoreboard:
         learner = self.family.learner
         order = [self.family.topics.index(topic.key) for topic in before.topics]
         scored, confidences, present = before.scored.copy(), before.confidences.copy(), before.present.copy()
-        for ids, vectors in self.features.chunks():
+        for ids, vectors in self.photos.chunks():
             if only is not None:
                 chosen = np.isin(ids, only)
                 if not chosen.any():
@@ -206,8 +208,8 @@ class Scoreboard:
                 ids, vectors = ids[chosen], vectors[chosen]
             rows = np.searchsorted(before.ids, ids)
             scored[rows] = True
-            confidences[rows] = learner.confidences(vectors)[:, order]
-            present[rows] = learner.present(vectors)[:, order]
+            confidences[rows] = learner.confidences(Prepared(vectors))[:, order]
+            present[rows] = learner.present(Prepared(vectors))[:, order]
         return scored, confidences, present
 
 

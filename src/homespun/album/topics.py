@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import sqlite3
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from homespun.album.errors import TopicError
 
-if TYPE_CHECKING:
-    from homespun.learning import TopicLearner
+NAMES = Path(__file__).parent / "assets" / "builtin_topics.json"
 
 LONGEST_NAME = 60
 
@@ -76,6 +76,17 @@ def install_builtin(connection: sqlite3.Connection, names: Mapping[str, tuple[st
         follow_log(connection, topic_id)
     marks = ", ".join("?" * len(names))
     connection.execute(f"UPDATE topic SET removed = 1 WHERE builtin = 1 AND key NOT IN ({marks})", tuple(names))
+
+
+def builtin_names(keys: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """English and Chinese names of the topics that ship, for these keys."""
+    known = json.loads(NAMES.read_text(encoding="utf-8")) if NAMES.exists() else {}
+    names = {}
+    for key in keys:
+        plain = key.replace("_", " ").capitalize()
+        found = known.get(key, {})
+        names[key] = (found.get("en", plain), found.get("zh", plain))
+    return names
 
 
 def insert_topic(connection: sqlite3.Connection, name_en: str, name_zh: str) -> int:
@@ -163,10 +174,3 @@ def follow_log(connection: sqlite3.Connection, topic_id: int) -> None:
 
 def _folded(name: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-
-
-def starting_learner(
-    learner: Callable[[], TopicLearner] | None, builtin: Mapping[str, tuple[str, str]] | None
-) -> tuple[Callable[[], TopicLearner], Mapping[str, tuple[str, str]], str]:
-    """What an album starts from: its learner, the names of its topics, and a text that names the two."""
-    return learner, builtin or {}, "own"

@@ -1,0 +1,146 @@
+"""`homespun model info|convert|bench`: models as files, listed, converted and measured."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from homespun.commands.output import JsonOption, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from homespun import Graph
+
+WARM_UPS = 3
+
+
+class Stored(StrEnum):
+    """How weights are written to a file."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+
+
+class Computed(StrEnum):
+    """How weights are multiplied."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+
+
+Model = Annotated[Path, typer.Argument(help="A model: .hsp, or .pth with --architecture.", metavar="MODEL")]
+Architecture = Annotated[
+    str | None,
+    typer.Option(help="What network a .pth file's weights are for, by its name in homespun.zoo.", metavar="NAME"),
+]
+
+
+def add_to(group: typer.Typer) -> None:
+    """Add these commands to `homespun model`."""
+    for command in (info, convert, bench):
+        group.command()(command)
+
+
+def info(model: Model, architecture: Architecture = None, as_json: JsonOption = False) -> None:
+    """List a model: operators, shapes, parameters, cost."""
+    graph = _load(model, architecture)
+    if as_json:
+        print_json({"file": str(model), "bytes": model.stat().st_size, **_facts(graph)})
+    else:
+        say(str(graph))
+
+
+def convert(
+    model: Model,
+    target: Annotated[Path, typer.Argument(help="The file to write (.hsp).", metavar="TARGET")],
+    weights: Annotated[Stored, typer.Option(help="How to store weights.")] = Stored.FLOAT32,
+    architecture: Architecture = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model in Homespun's own format, its weights in 32, 16 or 8 bits."""
+    import homespun as hs
+
+    hs.save(_load(model, architecture), target, weights=weights.value)
+    before, after = model.stat().st_size, target.stat().st_size
+    if as_json:
+        print_json({"file": str(target), "weights": weights.value, "bytes": after, "bytes_before": before})
+    else:
+        say(f"{target}: {after:,} bytes (was {before:,}), weights in {weights.value}")
+
+
+def bench(
+    model: Model,
+    batch: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
+    weights: Annotated[Computed, typer.Option(help="How to multiply weights.")] = Computed.FLOAT32,
+    runs: Annotated[int, typer.Option(min=1, help="Runs that are timed.")] = 50,
+    architecture: Architecture = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time a model on random input, and say what memory it takes."""
+    import numpy as np
+
+    import homespun as hs
+
+    graph = _load(model, architecture)
+    predict = hs.Predictor(graph, batch=batch, weights=weights.value, threads=threads)
+    inputs = _random_inputs(graph, batch)
+    for _ in range(WARM_UPS):
+        predict(*inputs)
+    seconds = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        predict(*inputs)
+        seconds.append(time.perf_counter() - began)
+    median, least = float(np.median(seconds)), min(seconds)
+    result = {
+        "file": str(model),
+        "batch": batch,
+        "threads": threads,
+        "weights": weights.value,
+        "runs": runs,
+        "median_ms": median * 1000,
+        "min_ms": least * 1000,
+        "samples_per_second": batch / median,
+        "arena_bytes": predict.memory.arena,
+    }
+    if as_json:
+        print_json(result)
+        return
+    print_table(
+        ("", ""),
+        [
+            ("Median", f"{median * 1000:.2f} ms"),
+            ("Least", f"{least * 1000:.2f} ms"),
+            ("Samples per second", f"{batch / median:.1f}"),
+            ("Arena", f"{predict.memory.arena:,} bytes"),
+            ("Measured", f"batch {batch}, {threads} threads, {weights.value}, {runs} runs"),
+        ],
+    )
+
+
+def _load(path: Path, architecture: str | None) -> Graph:
+    import homespun as hs
+
+    options: dict[str, Any] = {} if architecture is None else {"architecture": architecture}
+    return hs.load(path, **options)
+
+
+def _facts(graph: Graph) -> dict[str, Any]:
+    return {
+        "inputs": {name: list(graph.tensors[name].shape) for name in graph.inputs},
+        "outputs": {name: list(graph.tensors[name].shape) for name in graph.outputs},
+        "operators": len(graph.nodes),
+    }
+
+
+def _random_inputs(graph: Graph, batch: int) -> list[Any]:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    shapes = [[batch, *graph.tensors[name].shape[1:]] for name in graph.inputs]
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
