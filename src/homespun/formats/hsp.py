@@ -7,15 +7,14 @@ are float32 and, where nothing needs converting, views of the mapped file.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, TensorSpec, serialize_file
+from safetensors import TensorSpec, serialize_file
 
 from homespun.compression import dequantize_per_channel, quantize_per_channel
-from homespun.errors import FormatError, ModelError, OptionError
+from homespun.errors import ModelError, OptionError
 from homespun.formats import graph_json
 from homespun.formats.atomic import replacing
 from homespun.graph import Array, Graph, Tensor, check
@@ -150,7 +149,9 @@ class _File:
                 raise self.reader.fail(place, f"the file has no array {key!r}")
             found = (_STORED_AS[entry["dtype"]], tuple(entry["shape"]))
             if found != (dtype, shape):
-                raise self.reader.fail(place, f"array {key!r} is {found[0]}{list(found[1])}, expected {dtype}{list(shape)}")
+                raise self.reader.fail(
+                    place, f"array {key!r} is {found[0]}{list(found[1])}, expected {dtype}{list(shape)}"
+                )
             used.add(key)
             begin, end = entry["data_offsets"]
             return np.require(self.data[begin:end].view(dtype).reshape(shape), requirements="A")
@@ -180,5 +181,5 @@ class _File:
 
 
 def _mapped(path: Path, start: int, size: int) -> Array:
-    """Read-only bytes of a file, mapped; pages are read when they are first touched."""
-    return np.asarray(np.memmap(path, np.uint8, "r", start, (size,))) if size else np.zeros(0, np.uint8)
+    """Bytes of a file, mapped: read when first touched; what is written to them stays in memory, not in the file."""
+    return np.asarray(np.memmap(path, np.uint8, "c", start, (size,))) if size else np.zeros(0, np.uint8)

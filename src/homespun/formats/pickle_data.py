@@ -156,7 +156,9 @@ class PickleData:
         if type(module) is not str or type(symbol) is not str:
             raise TypeError("a global whose name is not text")
         if (module, symbol) not in self._names:
-            raise FormatError(f"{self.where}: refers to {module[:80]}.{symbol[:80]}, which weights do not need; refused")
+            raise FormatError(
+                f"{self.where}: refers to {module[:80]}.{symbol[:80]}, which weights do not need; refused"
+            )
         return self._names[module, symbol]
 
 

@@ -75,7 +75,7 @@ class _Tensor:
 def read_state_dict(path: str | Path, entry: str | None = None) -> dict[str, Array]:
     """Tensors by name, in the file's order; bfloat16 and float8 become float32, other dtypes stay.
 
-    Arrays are read-only views of the mapped file wherever nothing needs converting. A file that holds more than a
+    Arrays are views of the mapped file wherever nothing needs converting; writing to them does not change the file. A file that holds more than a
     state dict (a training checkpoint) is searched for the one section that has tensors, or `entry` names it.
     Raises `FormatError`, naming file and place, for anything that is not such a file; no code in it is ever run.
     """
@@ -84,7 +84,7 @@ def read_state_dict(path: str | Path, entry: str | None = None) -> dict[str, Arr
     if size == 0:
         raise FormatError(f"{path}: the file is empty")
     with path.open("rb") as f:
-        mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)
     read = _read_zip if mapped[:4] == b"PK\x03\x04" else _read_stream
     content = read(str(path), mapped)
     state = _state_dict_in(str(path), content.value, entry)
