@@ -40,8 +40,7 @@ class Embedder:
         model = hs.load(path)
         self._side = int(model.tensors[model.inputs[0]].shape[1])
         self._network = hs.Predictor(model, batch=BATCH, weights=_WEIGHTS, threads=threads)
-        mean, scale = (float(model.metadata[key]) for key in ("input_mean", "input_scale"))
-        self._normalised = ((np.arange(256) - mean) / scale).astype(np.float32)
+        self._mean, self._scale = (np.float32(model.metadata[key]) for key in ("input_mean", "input_scale"))
         self._input = np.empty((BATCH, self._side, self._side, 3), np.float32)
         self._lock = Lock()
         blank = np.zeros((1, self._side, self._side, 3), np.uint8)
@@ -58,7 +57,8 @@ class Embedder:
             for start in range(0, len(pixels), BATCH):
                 chunk = pixels[start : start + BATCH]
                 x = self._input[: len(chunk)]
-                np.take(self._normalised, chunk, out=x, mode="clip")  # any other mode would buffer the output
+                np.subtract(chunk, self._mean, out=x)
+                np.multiply(x, 1 / self._scale, out=x)
                 parts.append(self._network(x))
         return np.concatenate(parts) if parts else np.zeros((0, self.dimensions), np.float32)
 
