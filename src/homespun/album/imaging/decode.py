@@ -62,8 +62,8 @@ _ORIENT = {
 # Pillow refuses twice this on opening; what fits is decided here, by format, once the size is known (`_check_size`).
 Image.MAX_IMAGE_PIXELS = Limits().pixels // 2
 
-# Pillow keeps its tolerance for broken files in a global.
-_tolerance = threading.Lock()
+# Pillow keeps its tolerance for broken files in a global: within a process, pictures are decoded one at a time.
+_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def decode(data: bytes, name: bytes, need: Need, limits: Limits, *, display_name
     """
     readers = readers_for(data[:4096], name)
     try:
-        with warnings.catch_warnings():
+        with _one_at_a_time, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on broken metadata
             try:
                 return _decode(data, readers, need, limits, display_name)
@@ -124,9 +124,11 @@ def _decode(
     if kind in ("JPEG", "MPO"):
         # libjpeg scales by 1/2, 1/4 or 1/8 in the frequency domain; never below the size asked for here.
         image.draft(None, (int(width / reduction), int(height / reduction)))
+    # Pillow reads the parts of a TIFF's EXIF from the file, which it lets go on loading; a PNG may end with its EXIF.
+    metadata = None if kind == "PNG" else read_metadata(image, display_name)
     image.load()
     turn = orientation(image)
-    metadata = read_metadata(image, display_name)
+    metadata = metadata or read_metadata(image, display_name)
     picture = colour.make_reducible(image)
     rest = int(need.reduction(*picture.size))
     if rest > 1 and picture.mode in colour.REDUCIBLE:
@@ -149,17 +151,16 @@ def _decode_what_is_there(
         raise first
     if "JPEG" in readers:
         data += b"\xff\xd9"  # a JPEG that ends properly decodes to its end, a progressive one as far as it came
-    with _tolerance:
-        before = ImageFile.LOAD_TRUNCATED_IMAGES
-        ImageFile.LOAD_TRUNCATED_IMAGES = True
-        try:
-            return _decode(data, readers, need, limits, display_name, tolerant=True)
-        except (Unreadable, MemoryError):
-            raise
-        except Exception:  # noqa: BLE001 - the first error says more than what tolerance ran into
-            raise first from None
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = before
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        return _decode(data, readers, need, limits, display_name, tolerant=True)
+    except (Unreadable, MemoryError):
+        raise
+    except Exception:  # noqa: BLE001 - the first error says more than what tolerance ran into
+        raise first from None
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _open(data: bytes, readers: tuple[str, ...]) -> ImageFile.ImageFile:

@@ -34,7 +34,6 @@ _STARTS: tuple[tuple[bytes, tuple[str, ...] | str], ...] = (
     (b"icns", ("ICNS",)),
     (b"\x00\x00\x01\x00", ("ICO",)),
     (b"\x01\xda", ("SGI",)),
-    (b"BM", ("BMP",)),
     (b"\x1aE\xdf\xa3", "video"),  # Matroska, WebM
     (b"FLV", "video"),
     (b"\x00\x00\x01\xba", "video"),  # MPEG
@@ -61,6 +60,7 @@ _AV1_BRANDS = {b"avif", b"avis"}
 _CONTAINER_BRANDS = {b"mif1", b"mif2", b"msf1"}
 
 _RAW_SUFFIXES = frozenset(b".nef .nrw .arw .sr2 .srf .dng .pef .cr2 .3fr .iiq .rwl .srw .erf".split())
+_BMP_HEADER_SIZES = frozenset(size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124))
 _NETPBM = frozenset(b"123456fF")
 
 
@@ -86,6 +86,9 @@ def readers_for(head: bytes, name: bytes) -> tuple[str, ...]:
         if head[8:12] == b"WEBP":
             return ("WEBP",)
         raise Unreadable("video" if head[8:12] in (b"AVI ", b"CDXA") else "not_an_image")
+    # Two letters begin many a text: the reserved bytes, or the size of the header, must fit too.
+    if head.startswith(b"BM") and (head[6:10] == bytes(4) or head[14:18] in _BMP_HEADER_SIZES):
+        return ("BMP",)
     if len(head) > 2 and head[0:1] == b"P" and head[1] in _NETPBM and head[2] in b" \t\r\n#":
         return ("PPM",)
     if len(head) > 3 and head[0] == 10 and head[1] in (0, 2, 3, 5) and head[2] in (0, 1):

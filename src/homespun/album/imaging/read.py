@@ -59,7 +59,7 @@ def photo_from(source: Source, path: Path, limits: Limits) -> PhotoData:
         longitude=decoded.metadata.longitude,
         camera=decoded.metadata.camera,
         format=decoded.format,
-        thumbnail=thumbnail(decoded.image),
+        thumbnail=thumbnail(decoded.image, (decoded.width, decoded.height)),
         pixels=model_input(decoded.image),
         damaged=decoded.damaged,
     )
@@ -75,7 +75,7 @@ def render(path: Path, long_side: int, limits: Limits | None = None) -> bytes:
     limits = limits or Limits.for_this_machine()
     name = os.path.basename(os.fsencode(path))  # noqa: PTH119
     decoded = decode(_source(path, limits).data, name, Need(long_side), limits)
-    return to_jpeg(fit(decoded.image, long_side), PREVIEW_QUALITY)
+    return to_jpeg(fit(decoded.image, long_side, (decoded.width, decoded.height)), PREVIEW_QUALITY)
 
 
 def _source(path: Path, limits: Limits) -> Source:

@@ -30,19 +30,22 @@ def model_input(image: Image.Image) -> npt.NDArray[np.uint8]:
     return np.asarray(crop, dtype=np.uint8)
 
 
-def fit(image: Image.Image, long_side: int) -> Image.Image:
-    """The picture with its long side at most `long_side`; never enlarged."""
-    width, height = image.size
-    if max(width, height) <= long_side:
-        return image
+def fit(image: Image.Image, long_side: int, full_size: tuple[int, int] | None = None) -> Image.Image:
+    """The picture with its long side at most `long_side`; never enlarged.
+
+    `full_size` is that of the full picture where `image` was reduced already, for the exact proportions.
+    """
+    width, height = full_size or image.size
     scale = long_side / max(width, height)
+    if scale >= 1:
+        return image
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
-def thumbnail(image: Image.Image) -> bytes:
-    """A JPEG with a long side of at most 480, without metadata, from an upright RGB picture."""
-    return to_jpeg(fit(image, THUMBNAIL_LONG_SIDE), THUMBNAIL_QUALITY)
+def thumbnail(image: Image.Image, full_size: tuple[int, int] | None = None) -> bytes:
+    """A JPEG with a long side of at most 480, without metadata, from an upright RGB picture; see `fit`."""
+    return to_jpeg(fit(image, THUMBNAIL_LONG_SIDE, full_size), THUMBNAIL_QUALITY)
 
 
 def to_jpeg(image: Image.Image, quality: int) -> bytes:
