@@ -6,6 +6,13 @@ namespace {
 
 constexpr int kChunk = 4;  // vectors of a row that are finished together, with their sums in registers
 
+struct One {
+  static constexpr int value = 1;
+};
+struct Some {
+  static constexpr int value = kChunk;
+};
+
 template <class S, bool stores>
 void finish_forward_as(const float* block, int64_t block_row, int64_t rows, int64_t channels, typename S::Value* z,
                        int64_t z_row, double* sums, int64_t sums_stride) {
@@ -80,12 +87,6 @@ void finish_backward_as(const float* block, int64_t block_row, int64_t row, int6
       add_to(to.sums + first + c + k * kWidth, sum[k], lanes);
       add_to(to.sums + to.channels + first + c + k * kWidth, product[k], lanes);
     }
-  };
-  struct One {
-    static constexpr int value = 1;
-  };
-  struct Some {
-    static constexpr int value = kChunk;
   };
   int64_t c = 0;
   for (; c + kChunk * kWidth <= count; c += kChunk * kWidth) vectors(c, Some{}, int64_t{kWidth});

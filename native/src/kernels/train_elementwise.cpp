@@ -1,0 +1,251 @@
+// Element-wise kernels of training: gradients of activations, dropout, storage conversion, gradients of pooling.
+#include "train.hpp"
+
+namespace hs::HS_ISA {
+namespace {
+
+HS_FIELDS(Alphas, float, alpha, beta);
+
+// dx = dy * function'(x)
+HS_FIELDS(UnaryOperands, Buffer, x, dy, dx);
+HS_FIELDS(UnaryInts, int64_t, count, activation, half);
+
+template <class S, Activation kind>
+void unary_gradient_of(const typename S::Value* x, const typename S::Value* dy, typename S::Value* dx, int64_t n, Vec alpha,
+                       Vec beta) {
+  over_vectors(n, HS_EACH {
+    S::write(dx + i, lanes, S::read(dy + i, lanes) * slope<kind>(S::read(x + i, lanes), alpha, beta));
+  });
+}
+
+template <class S>
+void unary_gradient(const Context& context) {
+  const auto& d = ints_of<UnaryInts>(context);
+  const auto& p = operands_of<UnaryOperands>(context);
+  const auto& f = floats_of<Alphas>(context);
+  const Range mine = share(d.count, 64, context.thread, context.threads);
+  const typename S::Value* x = p.x;
+  const typename S::Value* dy = p.dy;
+  typename S::Value* dx = p.dx;
+  x += mine.begin, dy += mine.begin, dx += mine.begin;
+  const int64_t n = mine.end - mine.begin;
+  const Vec alpha = broadcast(f.alpha), beta = broadcast(f.beta);
+  switch (static_cast<Activation>(d.activation)) {
+#define HS_CASE(kind) \
+  case Activation::kind: return unary_gradient_of<S, Activation::kind>(x, dy, dx, n, alpha, beta);
+    HS_FOR_EACH_ACTIVATION(HS_CASE)
+#undef HS_CASE
+  }
+}
+void unary_gradient_kernel(const Context& context) { HS_BY_STORAGE(ints_of<UnaryInts>(context).half, unary_gradient, context); }
+
+// Conversion between storage types: float32 (0) and bfloat16 (1).
+HS_FIELDS(CastOperands, Buffer, x, y);
+HS_FIELDS(CastInts, int64_t, count, from_half, to_half);
+
+template <class From, class To>
+void cast_as(const typename From::Value* x, typename To::Value* y, int64_t n) {
+  over_vectors(n, HS_EACH { To::write(y + i, lanes, From::read(x + i, lanes)); });
+}
+void cast(const Context& context) {
+  const auto& d = ints_of<CastInts>(context);
+  const auto& p = operands_of<CastOperands>(context);
+  const Range mine = share(d.count, 64, context.thread, context.threads);
+  const int64_t n = mine.end - mine.begin;
+  const float* x = p.x;
+  const uint16_t* half_x = p.x;
+  float* y = p.y;
+  uint16_t* half_y = p.y;
+  if (d.from_half == 0 && d.to_half != 0) cast_as<Float32, BFloat16>(x + mine.begin, half_y + mine.begin, n);
+  else if (d.from_half != 0 && d.to_half == 0) cast_as<BFloat16, Float32>(half_x + mine.begin, y + mine.begin, n);
+  else if (d.from_half == 0) cast_as<Float32, Float32>(x + mine.begin, y + mine.begin, n);
+  else cast_as<BFloat16, BFloat16>(half_x + mine.begin, half_y + mine.begin, n);
+}
+
+// y = x / (1 - rate) where a random number says so, else 0. The numbers are a function of (seed, step, layer, position)
+// alone (a 64-bit mix after Steele et al. 2014, SplitMix), so the backward pass draws them again and nothing is saved.
+HS_FIELDS(DropoutOperands, Buffer, x, random, y);
+HS_FIELDS(DropoutInts, int64_t, count, layer, half);
+HS_FIELDS(DropoutFloats, float, rate);
+
+HS_INLINE uint64_t mixed(uint64_t x) {
+  x += 0x9e3779b97f4a7c15ull;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
+}
+
+template <class S>
+void dropout(const Context& context) {
+  const auto& d = ints_of<DropoutInts>(context);
+  const auto& p = operands_of<DropoutOperands>(context);
+  const float rate = floats_of<DropoutFloats>(context).rate;
+  const int64_t* random = p.random;  // seed, step
+  const uint64_t key = mixed(mixed(mixed(static_cast<uint64_t>(random[0])) ^ static_cast<uint64_t>(random[1])) ^
+                             static_cast<uint64_t>(d.layer));
+  const typename S::Value* x = p.x;
+  typename S::Value* y = p.y;
+  const uint64_t limit = static_cast<uint64_t>(static_cast<double>(rate) * 16777216.0);
+  const Vec scale = broadcast(rate < 1.0f ? 1.0f / (1.0f - rate) : 0.0f);
+  const Range mine = share(d.count, 64, context.thread, context.threads);
+  over_vectors(mine.end - mine.begin, HS_EACH {
+    const int64_t at = mine.begin + i;
+    float keep[kWidth];
+    for (int64_t k = 0; k < kWidth; ++k) keep[k] = mixed(key + static_cast<uint64_t>(at + k)) >> 40 >= limit ? 1.0f : 0.0f;
+    S::write(y + at, lanes, S::read(x + at, lanes) * load(keep) * scale);
+  });
+}
+void dropout_kernel(const Context& context) { HS_BY_STORAGE(ints_of<DropoutInts>(context).half, dropout, context); }
+
+// Mean over all pixels of an image, and its gradient.
+HS_FIELDS(MeanOperands, Buffer, x, y);
+HS_FIELDS(MeanInts, int64_t, batch, rows, channels, half);
+
+template <class S>
+void image_mean(const Context& context) {
+  const auto& d = ints_of<MeanInts>(context);
+  const auto& p = operands_of<MeanOperands>(context);
+  const typename S::Value* x = p.x;
+  typename S::Value* y = p.y;
+  const Vec scale = broadcast(1.0f / static_cast<float>(d.rows));
+  const int64_t panels = divide_up(d.channels, 64);
+  const Range mine = share(d.batch * panels, 1, context.thread, context.threads);
+  for (int64_t item = mine.begin; item < mine.end; ++item) {
+    const int64_t n = item / panels, first = item % panels * 64;
+    over_vectors(min_of(64, d.channels - first), HS_EACH {
+      Vec sum = zero();
+      for (int64_t r = 0; r < d.rows; ++r) sum += S::read(x + (n * d.rows + r) * d.channels + first + i, lanes);
+      S::write(y + n * d.channels + first + i, lanes, sum * scale);
+    });
+  }
+}
+void image_mean_kernel(const Context& context) { HS_BY_STORAGE(ints_of<MeanInts>(context).half, image_mean, context); }
+
+HS_FIELDS(MeanGradientOperands, Buffer, dy, dx);
+template <class S>
+void image_mean_gradient(const Context& context) {
+  const auto& d = ints_of<MeanInts>(context);
+  const auto& p = operands_of<MeanGradientOperands>(context);
+  const typename S::Value* dy = p.dy;
+  typename S::Value* dx = p.dx;
+  const Vec scale = broadcast(1.0f / static_cast<float>(d.rows));
+  const Range mine = share(d.batch * d.rows, 1, context.thread, context.threads);
+  for (int64_t r = mine.begin; r < mine.end; ++r)
+    over_vectors(d.channels, HS_EACH {
+      S::write(dx + r * d.channels + i, lanes, S::read(dy + r / d.rows * d.channels + i, lanes) * scale);
+    });
+}
+void image_mean_gradient_kernel(const Context& context) {
+  HS_BY_STORAGE(ints_of<MeanInts>(context).half, image_mean_gradient, context);
+}
+
+// Gradient of a pooling window, gathered by input pixel so that no two threads write the same place. The maximum's
+// gradient goes to the first of equal values of a window, which is found again from the input.
+HS_FIELDS(PoolOperands, Buffer, x, dy, dx);
+HS_FIELDS(PoolInts, int64_t, batch, height, width, channels, out_height, out_width, kernel_h, kernel_w, stride_h, stride_w,
+          pad_top, pad_left, pad_bottom, pad_right, average, count_include_pad);
+
+void pool_gradient(const Context& context) {
+  const auto& d = ints_of<PoolInts>(context);
+  const auto& p = operands_of<PoolOperands>(context);
+  const float *x = p.x, *dy = p.dy;
+  float* dx = p.dx;
+  // Images are shared out; with fewer images than threads, channels.
+  const bool by_channels = d.batch < context.threads;
+  const Range images = by_channels ? Range{0, d.batch} : share(d.batch, 1, context.thread, context.threads);
+  const Range channels = by_channels ? share(d.channels, 16, context.thread, context.threads) : Range{0, d.channels};
+  for (int64_t n = images.begin; n < images.end; ++n) {
+    for (int64_t pixel = 0; pixel < d.height * d.width; ++pixel)
+      for (int64_t c = channels.begin; c < channels.end; ++c) dx[(n * d.height * d.width + pixel) * d.channels + c] = 0.0f;
+    for (int64_t oy = 0; oy < d.out_height; ++oy)
+      for (int64_t ox = 0; ox < d.out_width; ++ox) {
+        const int64_t top = oy * d.stride_h - d.pad_top, left = ox * d.stride_w - d.pad_left;
+        const int64_t y0 = max_of(top, 0), y1 = min_of(top + d.kernel_h, d.height);
+        const int64_t x0 = max_of(left, 0), x1 = min_of(left + d.kernel_w, d.width);
+        const float* from = dy + ((n * d.out_height + oy) * d.out_width + ox) * d.channels;
+        if (d.average != 0) {
+          // Padding counts as far as the padded image reaches; a window that hangs over it (ceil mode) is cut there.
+          const int64_t bottom = min_of(top + d.kernel_h, d.height + d.pad_bottom);
+          const int64_t right = min_of(left + d.kernel_w, d.width + d.pad_right);
+          const int64_t area = d.count_include_pad != 0 ? (bottom - top) * (right - left) : (y1 - y0) * (x1 - x0);
+          const float scale = 1.0f / static_cast<float>(max_of(1, area));
+          for (int64_t iy = y0; iy < y1; ++iy)
+            for (int64_t ix = x0; ix < x1; ++ix) {
+              float* to = dx + ((n * d.height + iy) * d.width + ix) * d.channels;
+              for (int64_t c = channels.begin; c < channels.end; ++c) to[c] += from[c] * scale;
+            }
+          continue;
+        }
+        for (int64_t c = channels.begin; c < channels.end; ++c) {
+          int64_t best = -1;
+          float most = 0.0f;
+          for (int64_t iy = y0; iy < y1; ++iy)
+            for (int64_t ix = x0; ix < x1; ++ix) {
+              const int64_t at = ((n * d.height + iy) * d.width + ix) * d.channels + c;
+              if (best < 0 || x[at] > most) best = at, most = x[at];
+            }
+          if (best >= 0) dx[best] += from[c];
+        }
+      }
+  }
+}
+
+// dx of y = softmax(x) or log_softmax(x), from y and dy.
+HS_FIELDS(SoftmaxOperands, Buffer, y, dy, dx);
+HS_FIELDS(SoftmaxInts, int64_t, rows, channels, log);
+
+void softmax_gradient(const Context& context) {
+  const auto& d = ints_of<SoftmaxInts>(context);
+  const auto& p = operands_of<SoftmaxOperands>(context);
+  const Range mine = share(d.rows, 1, context.thread, context.threads);
+  for (int64_t r = mine.begin; r < mine.end; ++r) {
+    const float* y = static_cast<const float*>(p.y) + r * d.channels;
+    const float* dy = static_cast<const float*>(p.dy) + r * d.channels;
+    float* dx = static_cast<float*>(p.dx) + r * d.channels;
+    Vec sums = zero();
+    over_vectors(d.channels, HS_EACH {
+      const Vec g = Float32::read(dy + i, lanes);
+      sums += d.log != 0 ? g : g * Float32::read(y + i, lanes);
+    });
+    const Vec sum = broadcast(sum_of(sums));
+    over_vectors(d.channels, HS_EACH {
+      const Vec g = Float32::read(dy + i, lanes), v = Float32::read(y + i, lanes);
+      Float32::write(dx + i, lanes, d.log != 0 ? g - exp_of(v) * sum : v * (g - sum));
+    });
+  }
+}
+
+// y = a + b, in either storage.
+HS_FIELDS(AddOperands, Buffer, a, b, y);
+HS_FIELDS(AddInts, int64_t, count, half);
+template <class S>
+void add_gradients(const Context& context) {
+  const auto& p = operands_of<AddOperands>(context);
+  const typename S::Value *a = p.a, *b = p.b;
+  typename S::Value* y = p.y;
+  const Range mine = share(ints_of<AddInts>(context).count, 64, context.thread, context.threads);
+  over_vectors(mine.end - mine.begin, HS_EACH {
+    const int64_t at = mine.begin + i;
+    S::write(y + at, lanes, S::read(a + at, lanes) + S::read(b + at, lanes));
+  });
+}
+void add_gradients_kernel(const Context& context) { HS_BY_STORAGE(ints_of<AddInts>(context).half, add_gradients, context); }
+
+}  // namespace
+
+void add_train_elementwise(KernelTable& table) {
+  const auto add = [&](const char* name, const char* operands, const char* ints, const char* floats,
+                       void (*run)(const Context&)) {
+    add_kernel(table, {name, operands, ints, floats, run, nullptr, nullptr, nullptr});
+  };
+  add("unary_gradient", UnaryOperands::names, UnaryInts::names, Alphas::names, unary_gradient_kernel);
+  add("cast", CastOperands::names, CastInts::names, "", cast);
+  add("dropout", DropoutOperands::names, DropoutInts::names, DropoutFloats::names, dropout_kernel);
+  add("image_mean", MeanOperands::names, MeanInts::names, "", image_mean_kernel);
+  add("image_mean_gradient", MeanGradientOperands::names, MeanInts::names, "", image_mean_gradient_kernel);
+  add("pool_gradient", PoolOperands::names, PoolInts::names, "", pool_gradient);
+  add("softmax_gradient", SoftmaxOperands::names, SoftmaxInts::names, "", softmax_gradient);
+  add("add_gradients", AddOperands::names, AddInts::names, "", add_gradients_kernel);
+}
+
+}  // namespace hs::HS_ISA
