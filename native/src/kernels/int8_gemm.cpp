@@ -1,0 +1,267 @@
+// Blocking as in gemm.cpp: a panel of B stays in the first-level cache while the rows of a block of A pass, and a tile of
+// C stays in registers over the whole inner dimension.
+#include "int8_gemm.hpp"
+
+namespace hs::HS_ISA {
+namespace {
+
+constexpr int64_t kRowBlockBytes = 256 << 10;
+
+// Packed B: scale, bias and the value that sums start from, for each column; then the panels, each with one register of
+// kWidth columns x 4 rows after the other.
+struct Packed {
+  const float *scale, *bias;
+  const int32_t* start;
+  const uint8_t* panels;
+};
+Packed packed_parts(const uint8_t* packed, int64_t columns) {
+  const int64_t n = int8_vectors(columns) * kWidth;
+  const auto* floats = reinterpret_cast<const float*>(packed);
+  return {floats, floats + n, reinterpret_cast<const int32_t*>(floats + 2 * n), packed + round_up(3 * n * 4, 64)};
+}
+HS_INLINE int64_t panels_of(int64_t vectors) { return divide_up(vectors, kInt8PanelVectors); }
+
+struct Tile {
+  const uint8_t* a;
+  int64_t a_row;
+  const float* row_scale;
+  const uint8_t* b;
+  int64_t b_step;  // bytes from four rows of B to the next four
+  int64_t steps;   // inner / 4
+  const float *scale, *bias;
+  const int32_t* start;
+  float* c;
+  uint8_t* codes;
+  int64_t c_row;
+  const float* residual;
+  int64_t residual_row;
+  int64_t last_lanes;  // columns of C in the last vector
+  bool residual_after;
+  Limits limits;
+};
+
+template <int kVectors>
+HS_INLINE void store_codes(uint8_t* to, const Wide::Ints* values, int64_t last_lanes) {
+  if (kVectors == 4 && last_lanes == kWidth) {
+    Wide::store(to, Wide::linear(values[0], values[1], values[2], values[3]));
+    return;
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v + 1 < kVectors; ++v) Wide::store_narrow(to + v * kWidth, values[v]);
+  if (last_lanes == kWidth) {
+    Wide::store_narrow(to + (kVectors - 1) * kWidth, values[kVectors - 1]);
+  } else {
+    uint8_t bytes[kWidth];
+    Wide::store_narrow(bytes, values[kVectors - 1]);
+    for (int64_t i = 0; i < last_lanes; ++i) to[(kVectors - 1) * kWidth + i] = bytes[i];
+  }
+}
+
+template <int kRows, int kVectors>
+void run_tile(const Tile& t) {
+  Wide::Ints sum[kRows][kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    const Wide::Ints start = Wide::load(t.start + v * kWidth);
+#pragma GCC unroll 24
+    for (int r = 0; r < kRows; ++r) sum[r][v] = start;
+  }
+  const uint8_t* a = t.a;
+  const uint8_t* b = t.b;
+  const int64_t a_row = t.a_row;
+  for (int64_t k = 0; k < t.steps; ++k, a += 4, b += t.b_step) {
+    Wide::Right right[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) right[v] = Wide::right(Wide::load(b + v * kWidth * 4));
+#pragma GCC unroll 24
+    for (int r = 0; r < kRows; ++r) {
+      int32_t four;
+      __builtin_memcpy(&four, a + r * a_row, 4);
+      const Wide::Left left = Wide::left(Wide::broadcast(four));
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = Wide::dot(sum[r][v], left, right[v]);
+    }
+  }
+
+  Vec scale[kVectors], bias[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    scale[v] = load(t.scale + v * kWidth);
+    bias[v] = load(t.bias + v * kWidth);
+  }
+  if (t.codes != nullptr) {
+    const Vec top = broadcast(255.0f);  // also keeps the conversion to int32 from overflowing
+#pragma GCC unroll 24
+    for (int r = 0; r < kRows; ++r) {
+      const Vec row_scale = broadcast(t.row_scale == nullptr ? 1.0f : t.row_scale[r]);
+      Wide::Ints values[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const Vec y = Vec(Wide::to_floats(sum[r][v])) * (scale[v] * row_scale) + bias[v];
+        values[v] = Wide::rounded(min_of(y, top));
+      }
+      store_codes<kVectors>(t.codes + r * t.c_row, values, t.last_lanes);
+    }
+    return;
+  }
+  const Vec low = broadcast(t.limits.low), high = broadcast(t.limits.high);
+  const bool full = t.last_lanes == kWidth;
+#pragma GCC unroll 24
+  for (int r = 0; r < kRows; ++r) {
+    const Vec row_scale = broadcast(t.row_scale == nullptr ? 1.0f : t.row_scale[r]);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const bool whole = full || v + 1 < kVectors;
+      Vec y = Vec(Wide::to_floats(sum[r][v])) * (scale[v] * row_scale) + bias[v];
+      Vec residual = zero();
+      if (t.residual != nullptr) {
+        const float* from = t.residual + r * t.residual_row + v * kWidth;
+        residual = whole ? load(from) : load_part(from, t.last_lanes);
+        if (!t.residual_after) y += residual;
+      }
+      y = min_of(high, max_of(low, y));
+      if (t.residual != nullptr && t.residual_after) y += residual;
+      float* to = t.c + r * t.c_row + v * kWidth;
+      if (whole) {
+        store(to, y);
+      } else {
+        store_part(to, t.last_lanes, y);
+      }
+    }
+  }
+}
+
+constexpr int rows_of_tile(int vectors) { return kTileVectors / vectors < 12 ? kTileVectors / vectors : 12; }
+using TileFunction = void (*)(const Tile&);
+struct TileTable {
+  TileFunction of[kInt8PanelVectors + 1][13];
+};
+template <int kVectors, int kRows>
+constexpr void fill(TileTable& table) {
+  table.of[kVectors][kRows] = run_tile<kRows, kVectors>;
+  if constexpr (kRows > 1) {
+    fill<kVectors, kRows - 1>(table);
+  } else if constexpr (kVectors > 1) {
+    fill<kVectors - 1, rows_of_tile(kVectors - 1)>(table);
+  }
+}
+constexpr TileTable make_tiles() {
+  TileTable table{};
+  fill<kInt8PanelVectors, rows_of_tile(kInt8PanelVectors)>(table);
+  return table;
+}
+constexpr TileTable kTiles = make_tiles();
+
+// Activations that are no pair of limits run on the stored tile while it is in the first-level cache.
+void finish_tile(const Int8Gemm& g, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  for (int64_t r = row; r < row + rows; ++r) {
+    float* y = g.c + r * g.c_row + column;
+    activate_values(y, y, columns, g.activation);
+    if (g.residual == nullptr || !g.residual_after) continue;
+    const float* residual = g.residual + r * g.residual_row + column;
+    for (int64_t i = 0; i < columns; ++i) y[i] += residual[i];
+  }
+}
+
+}  // namespace
+
+int64_t int8_packed_bytes(int64_t inner, int64_t columns) {
+  const int64_t n = int8_vectors(columns) * kWidth;
+  return round_up(3 * n * 4, 64) + round_up(n * int8_inner(inner), 64);
+}
+
+void int8_pack(const int8_t* b, int64_t row, const float* scale, const float* bias, int32_t zero, int64_t inner,
+               int64_t columns, uint8_t* packed) {
+  const int64_t vectors = int8_vectors(columns), n = vectors * kWidth, panels = panels_of(vectors);
+  const Packed parts = packed_parts(packed, columns);
+  auto* scales = const_cast<float*>(parts.scale);
+  auto* biases = const_cast<float*>(parts.bias);
+  auto* starts = const_cast<int32_t*>(parts.start);
+  for (int64_t i = 0; i < n; ++i) {
+    int32_t sum = 0;
+    for (int64_t k = 0; k < inner && i < columns; ++k) sum += b[k * row + i];
+    scales[i] = i < columns ? scale[i] : 0.0f;
+    biases[i] = i < columns ? bias[i] : 0.0f;
+    starts[i] = (kDotOffset - zero) * sum;
+  }
+  auto* to = const_cast<uint8_t*>(parts.panels);
+  for (int64_t p = 0; p < panels; ++p) {
+    const int64_t begin = vectors * p / panels * kWidth, end = vectors * (p + 1) / panels * kWidth;
+    for (int64_t k = 0; k < int8_inner(inner); k += 4)
+      for (int64_t i = begin; i < end; ++i)
+        for (int64_t j = k; j < k + 4; ++j) *to++ = i < columns && j < inner ? static_cast<uint8_t>(b[j * row + i]) : 0;
+  }
+}
+
+void int8_gemm(const Int8Gemm& g, Range rows, Range vectors) {
+  if (rows.begin >= rows.end || vectors.begin >= vectors.end) return;
+  const int64_t all_vectors = int8_vectors(g.columns), panels = panels_of(all_vectors), inner = int8_inner(g.inner);
+  const Packed packed = packed_parts(g.packed, g.columns);
+  const bool in_registers = g.codes != nullptr || is_clip(g.activation.kind);
+  const int64_t count = rows.end - rows.begin;
+  const int64_t row_blocks = divide_up(count * inner, kRowBlockBytes);
+  Tile tile{};
+  tile.a_row = g.a_row;
+  tile.steps = inner / 4;
+  tile.c_row = g.c_row;
+  tile.residual_row = g.residual_row;
+  tile.residual_after = g.residual_after;
+  tile.limits = limits_of(g.activation);
+  for (int64_t block = 0; block < row_blocks; ++block) {
+    const int64_t block_begin = rows.begin + count * block / row_blocks;
+    const int64_t block_end = rows.begin + count * (block + 1) / row_blocks;
+    for (int64_t p = 0; p < panels; ++p) {
+      const int64_t panel_begin = all_vectors * p / panels, panel_end = all_vectors * (p + 1) / panels;
+      const int64_t begin = max_of(panel_begin, vectors.begin), end = min_of(panel_end, vectors.end);
+      if (begin >= end) continue;
+      const int64_t n = begin * kWidth, width = min_of(end * kWidth, g.columns) - n;
+      tile.b = packed.panels + panel_begin * kWidth * inner + (begin - panel_begin) * kWidth * 4;
+      tile.b_step = (panel_end - panel_begin) * kWidth * 4;
+      tile.scale = packed.scale + n;
+      tile.bias = packed.bias + n;
+      tile.start = packed.start + n;
+      tile.last_lanes = width - (end - begin - 1) * kWidth;
+      const int64_t tiles = divide_up(block_end - block_begin, rows_of_tile(static_cast<int>(end - begin)));
+      for (int64_t i = 0; i < tiles; ++i) {
+        const int64_t m = block_begin + (block_end - block_begin) * i / tiles;
+        const int64_t m_end = block_begin + (block_end - block_begin) * (i + 1) / tiles;
+        tile.a = g.a + m * g.a_row;
+        tile.row_scale = g.row_scale == nullptr ? nullptr : g.row_scale + m;
+        tile.c = g.c == nullptr ? nullptr : g.c + m * g.c_row + n;
+        tile.codes = g.codes == nullptr ? nullptr : g.codes + m * g.c_row + n;
+        const bool adds = g.residual != nullptr && (in_registers || !g.residual_after);
+        tile.residual = adds ? g.residual + m * g.residual_row + n : nullptr;
+        kTiles.of[end - begin][m_end - m](tile);
+        if (!in_registers) finish_tile(g, m, m_end - m, n, width);
+      }
+    }
+  }
+}
+
+float quantize_row(const float* x, int64_t n, bool non_negative, uint8_t* codes) {
+  const int64_t whole = n / kWidth * kWidth;
+  Vec most = zero();
+  for (int64_t i = 0; i < whole; i += kWidth) {
+    const Vec v = load(x + i);
+    most = max_of(most, non_negative ? v : abs_of(v));
+  }
+  if (whole < n) {
+    const Vec v = load_part(x + whole, n - whole);
+    most = max_of(most, non_negative ? v : abs_of(v));
+  }
+  const float largest = largest_of(most);
+  const float codes_of_largest = non_negative ? 255.0f : 127.0f;
+  // A row of zeros, or of numbers too small to have a reciprocal, is all zero codes.
+  const float inverse = largest > 1e-35f ? codes_of_largest / largest : 0.0f;
+  const int32_t zero_code = non_negative ? 0 : 128;
+  const Vec factor = broadcast(inverse);
+  const Wide::Ints offset = Wide::broadcast(zero_code);
+  const auto code = [&](Vec v) __attribute__((always_inline)) {
+    return Wide::Ints(IntVec(Wide::rounded(v * factor)) + IntVec(offset));
+  };
+  for (int64_t i = 0; i < whole; i += kWidth) Wide::store_narrow(codes + i, code(load(x + i)));
+  if (whole < n) Wide::store_narrow(codes + whole, code(load_part(x + whole, n - whole)));
+  return largest / codes_of_largest;
+}
+
+}  // namespace hs::HS_ISA

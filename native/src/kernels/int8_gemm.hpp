@@ -1,0 +1,48 @@
+// The 8-bit matrix multiply: C = activation(scale x (A - zero) x B + bias + residual), A unsigned bytes, B signed bytes,
+// sums in int32. Rows of A are codes already (`gemm`'s caller has quantised them); `zero` is 0 or 128 for all rows.
+// C is float32, or codes: then `scale` and `bias` count in codes, and saturation to 0...255 is the activation.
+#pragma once
+#include "activation.hpp"
+#include "int8_lanes.hpp"
+
+namespace hs::HS_ISA {
+
+// Columns of B go in panels of at most this many vectors; a tile of C has about kTileVectors accumulators.
+#if defined(__AVX512F__)
+inline constexpr int kInt8PanelVectors = 4, kTileVectors = 24;
+#elif defined(__aarch64__)
+inline constexpr int kInt8PanelVectors = 4, kTileVectors = 20;
+#else
+inline constexpr int kInt8PanelVectors = 2, kTileVectors = 8;
+#endif
+
+struct Int8Gemm {
+  int64_t rows, columns, inner;  // inner: real length of a row of A
+  const uint8_t* a;
+  int64_t a_row;           // bytes from a row to the next; four bytes at a time are read, up to inner rounded up
+  const float* row_scale;  // one for each row of A, or null: all one
+  const uint8_t* packed;   // from `int8_pack`
+  float* c;                // either this
+  uint8_t* codes;          // or this
+  int64_t c_row;
+  const float* residual = nullptr;  // float32 like C, only with c
+  int64_t residual_row = 0;
+  bool residual_after = false;
+  ActivationSpec activation{Activation::none, 0.0f, 0.0f};
+};
+
+HS_INLINE int64_t int8_inner(int64_t inner) { return round_up(inner, 4); }
+HS_INLINE int64_t int8_vectors(int64_t columns) { return divide_up(columns, kWidth); }
+int64_t int8_packed_bytes(int64_t inner, int64_t columns);
+// From B(k, n) = b[k * row + n], with `scale` and `bias` for each column and the zero point of A.
+void int8_pack(const int8_t* b, int64_t row, const float* scale, const float* bias, int32_t zero, int64_t inner,
+               int64_t columns, uint8_t* packed);
+
+// The part of C in these rows and these vectors of columns.
+void int8_gemm(const Int8Gemm& g, Range rows, Range vectors);
+
+// Codes of a row of floats on [-m, m], m the largest magnitude, as 128 + round(x / scale), or on [0, m]; returns `scale`.
+// Writes whole vectors: up to kWidth - 1 bytes beyond n.
+float quantize_row(const float* x, int64_t n, bool non_negative, uint8_t* codes);
+
+}  // namespace hs::HS_ISA
