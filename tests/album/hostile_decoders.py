@@ -33,6 +33,8 @@ def misbehave(path: bytes, seen: tuple[str, ...], limits: Limits) -> PhotoData |
             hoard.append(bytearray(32 << 20))
     if "bug" in name:
         raise KeyError("a bug in the reader")
+    if "refused" in name:
+        raise Unreadable("permission")
     return read_unless_seen(path, seen, limits)
 
 
