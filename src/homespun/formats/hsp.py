@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors import TensorSpec, serialize_file
 
-from homespun.compression import dequantize_per_channel, quantize_per_channel
+from homespun.compression import dequantize_per_channel, quantize_weights
 from homespun.errors import ModelError, OptionError
 from homespun.formats import graph_json
 from homespun.formats.atomic import replacing
@@ -47,17 +47,17 @@ def save(model: Graph, path: str | Path, weights: str = "float32") -> None:
     if weights not in WEIGHTS:
         raise OptionError(f"weights is {weights!r}; it can be {', '.join(repr(w) for w in WEIGHTS)}")
     check(model)
-    small = _weights_of(model) if weights != "float32" else set()
+    small = _weights_of(model) if weights == "float16" else set()
+    codes = quantize_weights(model) if weights == "int8" else {}
     arrays: dict[str, Array] = {}
     storage: dict[str, dict[str, Any]] = {}
     for t in model.with_role("parameter", "state", "constant"):
         data = np.ascontiguousarray(data_of(t))
         if str(data.dtype) not in _STORED_AS.values() or str(data.dtype) != t.dtype or data.shape != t.shape:
             raise ModelError(f"tensor {t.name!r}: {data.dtype}{list(data.shape)} can't be stored as {t.dtype}")
-        if t.name in small and weights == "int8":
-            codes, scale = quantize_per_channel(data)
+        if t.name in codes:
             scale_name = model.fresh_name(f"{t.name}:scale")
-            arrays[t.name], arrays[scale_name] = codes, scale
+            arrays[t.name], arrays[scale_name] = codes[t.name]
             storage[t.name] = {"stored": "int8", "scale": scale_name}
         elif t.name in small and float(np.abs(data).max(initial=0.0)) < float(np.finfo(np.float16).max):
             arrays[t.name] = data.astype(np.float16)
