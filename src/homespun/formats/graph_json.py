@@ -183,9 +183,8 @@ class Reader:
         either = key == "padding" and isinstance(found, str)  # names of a rule are possible beside numbers
         if default is not REQUIRED and not either and type(found) is not type(default):
             raise self.fail(place, f"found {_kind(value)}, expected something like {default!r}")
-        if isinstance(default, tuple) and isinstance(found, tuple) and default:
-            if len(found) != len(default) or {type(v) for v in found} != {type(v) for v in default}:
-                raise self.fail(place, f"found {list(found)}, expected something like {list(default)}")
+        if isinstance(default, tuple) and isinstance(found, tuple) and [*map(type, found)] != [*map(type, default)]:
+            raise self.fail(place, f"found {list(found)}, expected something like {list(default)}")
         return found
 
     def _decode(self, place: str, value: Any) -> Attribute:

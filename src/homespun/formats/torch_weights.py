@@ -75,8 +75,9 @@ class _Tensor:
 def read_state_dict(path: str | Path, entry: str | None = None) -> dict[str, Array]:
     """Tensors by name, in the file's order; bfloat16 and float8 become float32, other dtypes stay.
 
-    Arrays are views of the mapped file wherever nothing needs converting; writing to them does not change the file. A file that holds more than a
-    state dict (a training checkpoint) is searched for the one section that has tensors, or `entry` names it.
+    Arrays are views of the mapped file wherever nothing needs converting; writing to them does not change the file.
+    A file that holds more than a state dict (a training checkpoint) is searched for the one section that has tensors,
+    or `entry` names it.
     Raises `FormatError`, naming file and place, for anything that is not such a file; no code in it is ever run.
     """
     path = Path(path)
@@ -290,7 +291,7 @@ def _member(file: str, mapped: mmap.mmap, member: zipfile.ZipInfo) -> Array:
     if member.file_size != member.compress_size or not 0 <= member.file_size <= len(mapped) - begin:
         raise FormatError(f"{place}: {member.file_size} bytes at byte {begin} are more than the file has")
     data = np.frombuffer(mapped, np.uint8, member.file_size, begin)
-    if zlib.crc32(data) != member.CRC:
+    if zlib.crc32(memoryview(data)) != member.CRC:
         raise FormatError(f"{place}: its checksum is wrong; the file is damaged (or was saved without checksums)")
     return data
 
@@ -330,7 +331,7 @@ def _array(place: str, tensor: _Tensor, content: _Content, file_size: int) -> Ar
     if tensor.dtype in _WIDENED:
         return _WIDENED[tensor.dtype](view)
     if tensor.dtype == "bool":
-        return view.view(np.uint8) != 0
+        return np.not_equal(view.view(np.uint8), 0)
     return view
 
 

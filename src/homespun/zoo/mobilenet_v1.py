@@ -1,6 +1,6 @@
-"""MobileNetV1 (Howard et al. 2017, "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications").
+"""MobileNetV1 (Howard et al. 2017, "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision").
 
-Table 1: a 3x3 convolution, then thirteen pairs of depthwise 3x3 and 1x1 convolution. Pads as TensorFlow does, where
+Table 1 of the paper: a 3x3 convolution, then thirteen pairs of depthwise 3x3 and 1x1 convolution. Pads as TensorFlow does, where
 the reference implementation comes from.
 """
 
