@@ -12,7 +12,7 @@ from typing import Any, cast
 from homespun.errors import FormatError, OptionError
 from homespun.graph import Graph
 
-#: Suffix -> module that reads it. A `.pth` file holds weights but no network: the zoo, which has the networks, reads it.
+#: Suffix -> module that reads it. A `.pth` file holds weights but no network; the zoo has the networks.
 READERS = {
     ".hsp": "homespun.formats.hsp",
     ".pth": "homespun.zoo.pretrained",

@@ -291,7 +291,7 @@ def _member(file: str, mapped: mmap.mmap, member: zipfile.ZipInfo) -> Array:
     if member.file_size != member.compress_size or not 0 <= member.file_size <= len(mapped) - begin:
         raise FormatError(f"{place}: {member.file_size} bytes at byte {begin} are more than the file has")
     data = np.frombuffer(mapped, np.uint8, member.file_size, begin)
-    if zlib.crc32(memoryview(data)) != member.CRC:
+    if zlib.crc32(data.data) != member.CRC:
         raise FormatError(f"{place}: its checksum is wrong; the file is damaged (or was saved without checksums)")
     return data
 

@@ -1,7 +1,7 @@
-"""MobileNetV1 (Howard et al. 2017, "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision").
+"""MobileNetV1: a 3x3 convolution, then thirteen pairs of depthwise 3x3 and 1x1 convolution.
 
-Table 1 of the paper: a 3x3 convolution, then thirteen pairs of depthwise 3x3 and 1x1 convolution. Pads as TensorFlow does, where
-the reference implementation comes from.
+Source: Howard et al. 2017, "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications",
+table 1. Pads as TensorFlow does, where the reference implementation comes from.
 """
 
 from __future__ import annotations
