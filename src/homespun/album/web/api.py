@@ -29,8 +29,7 @@ from homespun.album.model import (
     Topic,
 )
 from homespun.album.web.indexing import Indexing, IndexingState
-from homespun.album.web.problem_json import Problem as ProblemDocument
-from homespun.album.web.problem_json import UnknownTopicError
+from homespun.album.web.problem_json import ProblemDocument, UnknownTopicError
 from homespun.album.web.query import LARGEST_OFFSET, LONGEST_TEXT, PAGE_SIZE
 
 MOST_PHOTOS_AT_ONCE = 5000

@@ -73,7 +73,7 @@ def pages_router(
             "home.html",
             here="home",
             empty=not newest.total,
-            hero=_hero(present, album, topics, newest.total),
+            hero=_hero(present, album, topics),
             rows=rows,
             doubts=len(album.doubts(DOUBTS_AT_ONCE)) if newest.total else 0,
             problems=album.status().unreadable,
@@ -242,7 +242,8 @@ def pages_router(
     def manage_topics(request: Request) -> Response:
         t = speech(request)
         present = Presenter(t)
-        topics = [_card(album, present, topic) for topic in album.topics(include_hidden=True)]
+        ordered = sorted(album.topics(include_hidden=True), key=lambda topic: (topic.hidden, -topic.photos))
+        topics = [_card(album, present, topic) for topic in ordered]
         return render(request, t, "topics.html", here="topics", topics=topics)
 
     @router.get("/history")
@@ -324,7 +325,7 @@ def _row(
     }
 
 
-def _hero(present: Presenter, album: Album, topics: list[Topic], total: int) -> dict[str, Any] | None:
+def _hero(present: Presenter, album: Album, topics: list[Topic]) -> dict[str, Any] | None:
     """The large picture on top: each day another topic's cover."""
     covered = [topic for topic in topics if topic.cover_photo_id is not None and topic.photos]
     if not covered:
@@ -332,12 +333,11 @@ def _hero(present: Presenter, album: Album, topics: list[Topic], total: int) -> 
     topic = covered[datetime.date.today().toordinal() % len(covered)]
     assert topic.cover_photo_id is not None
     cover = album.photo(topic.cover_photo_id)
-    with_photos = len([topic for topic in topics if topic.photos])
     return {
         "title": present.topic_name(topic),
         "preview": present.photo(cover, PhotoQuery())["preview"],
         "href": topic_path(topic.key),
-        "facts": present.t("home.hero.facts", photos=total, topics=with_photos),
+        "facts": present.t("grid.count", n=topic.photos),
     }
 
 
@@ -380,7 +380,7 @@ def _existing(album: Album, photo_ids: Iterable[int]) -> list[Photo]:
 def _back(query: PhotoQuery, position: int | None) -> str:
     """The page of the grid that a photo was opened from."""
     offset = 0 if position is None else position // PAGE_SIZE * PAGE_SIZE
-    if query.text or query.place or (query.topic and (query.date_from or query.date_to)):
+    if query.text or query.place:
         return query.href("/search", offset)
     if query.topic:
         return query.in_topic(None).href(topic_path(query.topic), offset)

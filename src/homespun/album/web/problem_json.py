@@ -38,7 +38,7 @@ STATUS_OF_ERROR: tuple[tuple[type[HomespunError], HTTPStatus], ...] = (
 """First match wins: subclasses stand before their bases."""
 
 
-class Problem(BaseModel):
+class ProblemDocument(BaseModel):
     """What went wrong (RFC 9457)."""
 
     title: str = Field(description="The kind of problem, in English.")
@@ -58,7 +58,7 @@ def status_of(error: HomespunError) -> HTTPStatus:
 def problem_response(
     status: int, detail: str, *, errors: list[dict[str, Any]] | None = None, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, errors=errors)
+    problem = ProblemDocument(title=HTTPStatus(status).phrase, status=status, detail=detail, errors=errors)
     return JSONResponse(
         problem.model_dump(exclude_none=True),
         status_code=status,

@@ -32,8 +32,8 @@ def static_url(name: str) -> str:
     return f"/static/{name}?v={digest}"
 
 
-def renderer(every_page: Callable[[Request, Speech], dict[str, Any]]) -> Renderer:
-    """A `Renderer` that adds what `every_page` gives to each template's context."""
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("homespun.album.web"),
         autoescape=True,  # names of files, EXIF and topics are other people's text
@@ -42,9 +42,14 @@ def renderer(every_page: Callable[[Request, Speech], dict[str, Any]]) -> Rendere
         lstrip_blocks=True,
     )
     environment.globals["static"] = static_url
+    return environment
+
+
+def renderer(every_page: Callable[[Request, Speech], dict[str, Any]]) -> Renderer:
+    """A `Renderer` that adds what `every_page` gives to each template's context."""
 
     def render(request: Request, t: Speech, template: str, *, status_code: int = 200, **context: Any) -> HTMLResponse:
-        text = environment.get_template(template).render(t=t, **every_page(request, t), **context)
-        return HTMLResponse(text, status_code=status_code, headers={"Cache-Control": "no-cache", "Vary": "Cookie"})
+        text = _environment().get_template(template).render(t=t, **every_page(request, t), **context)
+        return HTMLResponse(text, status_code=status_code, headers={"Cache-Control": "no-cache", "Vary": "Cookie, Accept-Language"})
 
     return render

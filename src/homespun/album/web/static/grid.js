@@ -119,6 +119,10 @@
     body.classList.toggle('selecting', on);
     bar.hidden = !on;
     markSelected(grid);
+    if (on && !grid.contains(document.activeElement)) {
+      var first = grid.querySelector('.tile');
+      if (first) { Homespun.focus(first); }
+    }
   }
 
   function toggle(tile, range) {

@@ -25,7 +25,7 @@
       var node = nodes[i];
       if (node.disabled || node.type === 'hidden' || node.tabIndex < 0) { continue; }
       if (node.getAttribute('data-nav') === 'off' || !visible(node)) { continue; }
-      if (!within && Homespun.closest(node, '#toast')) { continue; }
+      if (!within && Homespun.closest(node, '#toast, #selection')) { continue; }
       found.push(node);
     }
     return found;
@@ -35,14 +35,14 @@
     return Math.max(0, start - fromEnd, fromStart - end);
   }
 
-  /* How far `to` is from `from` in a direction; null if it does not lie there. */
-  function distance(from, to, direction) {
+  /* How far `to` is from `from` in a direction; null if it does not lie there. Left and right stay on the line. */
+  function distance(from, to, direction, anyLine) {
     var gap, aside, centres;
     if (direction === LEFT || direction === RIGHT) {
       gap = direction === RIGHT ? to.left - from.right : from.left - to.right;
       aside = apart(from.top, from.bottom, to.top, to.bottom);
       centres = Math.abs(from.top + from.bottom - to.top - to.bottom) / 2;
-      if (aside > 0 && gap < 0) { return null; }
+      if (aside > 0 && (gap < 0 || !anyLine && aside > to.bottom - to.top)) { return null; }
     } else {
       gap = direction === DOWN ? to.top - from.bottom : from.top - to.bottom;
       aside = apart(from.left, from.right, to.left, to.right);
@@ -52,12 +52,12 @@
     return gap < -12 ? null : Math.max(0, gap) + ASIDE * aside + centres / 10;
   }
 
-  function nearest(from, nodes, direction) {
+  function nearest(from, nodes, direction, anyLine) {
     var best = null, least = Infinity;
     var place = from.getBoundingClientRect();
     nodes.forEach(function (node) {
       if (node === from) { return; }
-      var far = distance(place, node.getBoundingClientRect(), direction);
+      var far = distance(place, node.getBoundingClientRect(), direction, anyLine);
       if (far !== null && far < least) { least = far; best = node; }
     });
     return best;
@@ -84,7 +84,7 @@
   }
 
   function start() {
-    return document.querySelector('main [data-autofocus]') || reachable(document.getElementById('main'))[0] ||
+    return document.querySelector('main [data-autofocus]') || document.querySelector('.grid .tile') || reachable(document.getElementById('main'))[0] ||
       reachable(document)[0];
   }
 
@@ -99,14 +99,16 @@
       if (dialog) { focus(reachable(dialog)[0]); } else { Homespun.focusMain(); }
       return;
     }
-    var toast = document.getElementById('toast');
+    var overlays = [document.getElementById('selection'), document.getElementById('toast')].filter(function (one) {
+      return one && !one.hidden;
+    });
+    var inside = overlays.filter(function (one) { return one.contains(from); })[0];
     var sideways = direction === LEFT || direction === RIGHT;
     var row = sideways && Homespun.closest(from, '[data-row]');
-    var inToast = toast.contains(from);
-    var next = nearest(from, row ? reachable(row) : reachable(inToast ? toast : scope, inToast), direction);
-    // Where nothing else lies, a toast on the screen can be reached; and left again into the page.
-    if (!next && inToast) { next = start(); }
-    else if (!next && !dialog && !toast.hidden) { next = reachable(toast, true)[0]; }
+    var next = nearest(from, reachable(row || inside || scope, inside), direction);
+    // What lies over the page is reached where the page itself has nothing more, and left again into it.
+    if (!next && inside && (direction === LEFT || direction === UP)) { next = nearest(from, reachable(document), direction, true) || start(); }
+    else if (!next && !inside && !dialog && overlays.length) { next = reachable(overlays[0], true)[0]; }
     if (next) { focus(next); }
   }
 
@@ -163,6 +165,8 @@
     document.addEventListener(kind, function () { document.body.classList.add('by-pointer'); }, true);
   });
 
+  if ('ontouchstart' in window && window.innerWidth < 900) { document.body.classList.add('by-pointer'); }
+
   /* Coming back from a photo, its tile is where one was. */
   function restore() {
     var last = null;
@@ -171,9 +175,9 @@
       sessionStorage.removeItem('last-photo');
     } catch (ignored) { /* storage is switched off */ }
     var tile = last && document.querySelector('.tile[data-photo="' + Number(last) + '"]');
-    var first = tile || document.querySelector('main [data-autofocus]');
-    var phone = 'ontouchstart' in window && window.innerWidth < 900;
-    if (first && !phone) { if (tile) { focus(first); } else { first.focus({ preventScroll: true }); } }
+    var first = tile || document.querySelector('main [data-autofocus]') || document.querySelector('.grid .tile');
+    if (!first) { return; }
+    if (tile) { focus(first); } else { first.focus({ preventScroll: true }); }
   }
   if (!document.querySelector('.viewer')) { restore(); }
 }());

@@ -7,7 +7,7 @@
   var form = document.querySelector('#rename form');
   var card = null;
 
-  function url() { return '/api/v1/topics/' + encodeURIComponent(card.getAttribute('data-topic')); }
+  function address() { return '/api/v1/topics/' + encodeURIComponent(card.getAttribute('data-topic')); }
 
   function settled(title) {
     return function () {
@@ -35,7 +35,7 @@
     var name = card.getAttribute('data-name');
     var action = button.getAttribute('data-action');
     if (action === 'hide' || action === 'show') {
-      Homespun.call('PATCH', url(), { hidden: action === 'hide' }, settled(Homespun.say('topic_' + action, { topic: name })));
+      Homespun.call('PATCH', address(), { hidden: action === 'hide' }, settled(Homespun.say('topic_' + action, { topic: name })));
     }
     if (action === 'rename') {
       form.elements.name_en.value = card.getAttribute('data-name-en');
@@ -55,11 +55,11 @@
     if (!en && !zh) { complain(Homespun.say('name_missing')); return; }
     if (en) { body.name = en; }
     if (zh) { body.name_zh = zh; }
-    Homespun.call('PATCH', url(), body, settled(Homespun.say('topic_renamed')), complain);
+    Homespun.call('PATCH', address(), body, settled(Homespun.say('topic_renamed')), complain);
   });
 
   document.querySelector('#remove [data-action="confirm-remove"]').addEventListener('click', function () {
-    Homespun.call('DELETE', url(), null, settled(Homespun.say('topic_removed', { topic: card.getAttribute('data-name') })), Homespun.complain);
+    Homespun.call('DELETE', address(), null, settled(Homespun.say('topic_removed', { topic: card.getAttribute('data-name') })), Homespun.complain);
   });
 
   Homespun.onChange(function () { Homespun.refreshMain(); });
