@@ -9,7 +9,8 @@ from homespun.compile.passes.drop_inference_identities import drop_inference_ide
 from homespun.compile.passes.fold_batch_norm import fold_batch_norm
 from homespun.compile.passes.fuse_activation import fuse_activation
 from homespun.compile.passes.fuse_residual import fuse_residual
-from homespun.errors import OptionError
+from homespun.compile.passes.quantize_layers import quantize_layers
+from homespun.compile.passes.round_weights import round_weights
 from homespun.graph import Graph
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "for_inference",
     "fuse_activation",
     "fuse_residual",
+    "quantize_layers",
+    "round_weights",
 ]
 
 
@@ -26,13 +29,15 @@ def for_inference(graph: Graph, int8: bool = False) -> Graph:
 
     With `int8`, weights are quantised too, and what multiplies them runs in 8 bits.
     """
-    if int8:
-        raise OptionError("8-bit weights are not built in yet")
     result = graph.copy()
     result.prune()
     drop_inference_identities(result)
+    if int8:
+        round_weights(result)
     fold_batch_norm(result)
     fuse_residual(result)
     fuse_activation(result)
+    if int8:
+        quantize_layers(result)
     result.prune()
     return result
