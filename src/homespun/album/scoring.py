@@ -142,11 +142,11 @@ class Scoreboard:
         touched = np.array([row[0] for row in rows], dtype=np.int64)
         topics = tuple(read_topics(connection))
         before = _with_topics(_with_photos(self.standing, touched), topics)
-        pending = np.isin(before.ids, touched)
+        pending = np.zeros(len(before.ids), dtype=np.bool_)
         available = before.available.copy()
-        available[pending] = [not vanished for _, vanished in rows]
-
         if len(touched):
+            pending[np.searchsorted(before.ids, touched)] = True
+            available[pending] = [not vanished for _, vanished in rows]
             ids, vectors = read_features(connection, self._backbone, touched)
             if len(ids):
                 self.photos.add(ids, vectors)
@@ -206,10 +206,11 @@ class Scoreboard:
                 if not chosen.any():
                     continue
                 ids, vectors = ids[chosen], vectors[chosen]
-            rows = np.searchsorted(before.ids, ids)
+            rows = _rows(before.ids, ids)
+            log_odds = learner.scores(Prepared(vectors))[:, order]
             scored[rows] = True
-            confidences[rows] = learner.confidences(Prepared(vectors))[:, order]
-            present[rows] = learner.present(Prepared(vectors))[:, order]
+            present[rows] = log_odds > 0
+            confidences[rows] = _sigmoid(log_odds)
         return scored, confidences, present
 
 
@@ -219,7 +220,9 @@ def moved(step: Step, said: Collection[tuple[int, int]]) -> tuple[list[Moved], i
     `said` holds the (photo id, topic id) pairs that the change itself was about; new photos don't count as moved.
     """
     before, after = step.before, step.after
-    rows, columns = np.nonzero((before.member != after.member) & ~step.pending[:, None])
+    differs = before.member != after.member
+    differs[step.pending] = False
+    rows, columns = _where(differs)
     certainty = np.abs(after.confidences[rows, columns] - 0.5)
     moves = []
     total = 0
@@ -248,27 +251,23 @@ def write(connection: sqlite3.Connection, step: Step) -> None:
     kept = ", ".join(str(topic.id) for topic in after.topics) or "NULL"
     connection.execute(f"DELETE FROM membership WHERE topic_id NOT IN ({kept})")
 
-    pending = step.pending[:, None]
-    human = after.said == 1
-    gained = after.member & (~before.member | pending)
-    lost = before.member & ~after.member & ~pending
-    renamed = after.member & before.member & ~pending & (human != (before.said == 1))
-
     ids = [(int(photo_id),) for photo_id in after.ids[step.pending]]
     connection.executemany("DELETE FROM membership WHERE photo_id = ?", ids)
-    connection.executemany(
-        "DELETE FROM membership WHERE photo_id = ? AND topic_id = ?",
-        ((photo_id, topic_id) for photo_id, topic_id, _ in _cells(after, lost, human)),
-    )
-    connection.executemany(
-        "INSERT INTO membership (photo_id, topic_id, human, sort_date) "
-        "SELECT ?1, ?2, ?3, sort_date FROM photo WHERE id = ?1",
-        _cells(after, gained, human),
-    )
-    connection.executemany(
-        "UPDATE membership SET human = ?3 WHERE photo_id = ?1 AND topic_id = ?2", _cells(after, renamed, human)
-    )
     connection.executemany("DELETE FROM pending WHERE photo_id = ?", ids)
+
+    differs = (before.member != after.member) | ((before.said == 1) != (after.said == 1))
+    differs[step.pending] = after.member[step.pending]
+    for row, column in zip(*_where(differs), strict=True):
+        pair = (int(after.ids[row]), after.topics[column].id)
+        if after.member[row, column]:
+            connection.execute(
+                "INSERT INTO membership (photo_id, topic_id, human, sort_date) "
+                "SELECT ?1, ?2, ?3, sort_date FROM photo WHERE id = ?1 "
+                "ON CONFLICT (photo_id, topic_id) DO UPDATE SET human = ?3",
+                (*pair, int(after.said[row, column] == 1)),
+            )
+        else:
+            connection.execute("DELETE FROM membership WHERE photo_id = ? AND topic_id = ?", pair)
 
 
 def read_examples(connection: sqlite3.Connection, topics: Iterable[TopicRow]) -> dict[str, Example]:
@@ -328,6 +327,8 @@ def _stored_standing(connection: sqlite3.Connection) -> Standing:
 
 def _with_photos(standing: Standing, ids: npt.NDArray[np.int64]) -> Standing:
     """The same standing with rows (of nothing) for photos that it has not got yet."""
+    if not len(ids):
+        return standing
     new = np.setdiff1d(ids, standing.ids)
     if not len(new):
         return standing
@@ -361,7 +362,19 @@ def _with_topics(standing: Standing, topics: tuple[TopicRow, ...]) -> Standing:
     return replace(standing, topics=topics, **{name: spread(getattr(standing, name)) for name in columns})
 
 
-def _cells(standing: Standing, cells: Booleans, human: Booleans) -> Iterable[tuple[int, int, bool]]:
-    """(photo id, topic id, human) of each true cell."""
-    for row, column in zip(*np.nonzero(cells), strict=True):
-        yield int(standing.ids[row]), standing.topics[column].id, bool(human[row, column])
+def _rows(all_ids: npt.NDArray[np.int64], ids: npt.NDArray[np.int64]) -> slice | npt.NDArray[np.intp]:
+    """Where ids stand among all ids (ascending); a slice where they stand in one piece, which copies faster."""
+    first = int(np.searchsorted(all_ids, ids[0]))
+    if np.array_equal(all_ids[first : first + len(ids)], ids):
+        return slice(first, first + len(ids))
+    return np.searchsorted(all_ids, ids)
+
+
+def _where(cells: Booleans) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """`np.nonzero` of a matrix (N, T), ten times faster where few cells are true."""
+    rows, columns = np.divmod(np.flatnonzero(cells), max(cells.shape[1], 1))
+    return rows, columns
+
+
+def _sigmoid(log_odds: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.reciprocal(1 + np.exp(-np.clip(log_odds, -30, 30)))

@@ -1,0 +1,159 @@
+"""What corrections and pages cost in a large library: seconds, and memory of the process that serves it.
+
+    python benchmarks/corrections.py                      # 100,000 photos, a table; --json for machines
+
+Photos are made up: features of 400 events around random centres, spread over twenty years, no files. What is
+measured is all that a correction does: log, labels, learning, scoring every photo, storing what moved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from homespun.album import Album
+from homespun.learning import TopicLearner
+
+BACKBONE = "made-up"
+EVENTS = 400
+BLOCK = 2000
+BEGIN = datetime(2004, 1, 1)
+
+
+def made_up_features(count: int, dimensions: int) -> Iterator[npt.NDArray[np.float16]]:
+    """Blocks of features as the backbone's are: not negative, many near zero, alike within an event."""
+    rng = np.random.default_rng(0)
+    centres = rng.exponential(0.4, (EVENTS, dimensions)).astype(np.float32)
+    for start in range(0, count, BLOCK):
+        size = min(BLOCK, count - start)
+        noise = rng.exponential(0.25, (size, dimensions)).astype(np.float32)
+        yield (centres[rng.integers(0, EVENTS, size)] * 0.7 + noise).astype(np.float16)
+
+
+def fill(folder: Path, count: int) -> None:
+    """A library of `count` photos, written straight into its database."""
+    dimensions = TopicLearner.builtin().dimensions
+    minutes = 20 * 365 * 24 * 60 // count
+    with Album(folder) as album:
+        store = album._store
+        store.set_setting("backbone", BACKBONE)
+        photo_id = 0
+        for block in made_up_features(count, dimensions):
+            photos, texts, files, features = [], [], [], []
+            for vector in block:
+                photo_id += 1
+                taken = (BEGIN + timedelta(minutes=minutes * photo_id)).isoformat(timespec="seconds")
+                path = f"/photos/{taken[:4]}/{taken[5:7]} holiday/IMG_{photo_id:06}.JPG"
+                photos.append((photo_id, f"{photo_id:064x}", path.encode(), 4_000_000, 4032, 3024, "JPEG", taken, taken))
+                texts.append((photo_id, path.lower()))
+                files.append((path.encode(), 4_000_000, photo_id, photo_id))
+                features.append((photo_id, BACKBONE, vector.tobytes()))
+            with store.transaction() as connection:
+                connection.executemany(
+                    "INSERT INTO photo (id, content_hash, path, byte_size, width, height, format, taken, sort_date, "
+                    "added_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '')",
+                    photos,
+                )
+                connection.executemany("INSERT INTO photo_text VALUES (?, ?)", texts)
+                connection.executemany(
+                    "INSERT INTO file (path, size, mtime_ns, inode, device, photo_id) VALUES (?, ?, 0, ?, 0, ?)", files
+                )
+                connection.executemany("INSERT INTO feature VALUES (?, ?, ?)", features)
+
+
+def timed(action: Callable[[], Any], times: int = 5) -> list[float]:
+    """Seconds of each of several calls."""
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def measure(folder: Path) -> dict[str, list[float]]:
+    """Seconds of what a family does, by what it is."""
+    rng = np.random.default_rng(1)
+    results: dict[str, list[float]] = {}
+    began = time.perf_counter()
+    album = Album(folder)
+    album.prepare()
+    results["open the album"] = [time.perf_counter() - began]
+    total = album.status().photos
+    keys = [topic.key for topic in album.topics()]
+    moved: list[int] = []
+
+    def some(count: int) -> list[int]:
+        return [int(i) for i in rng.choice(total, count, replace=False) + 1]
+
+    def correct(count: int, **says: Any) -> None:
+        moved.append(album.correct(some(count), **says).moved_total)
+
+    largest = max(album.topics(), key=lambda topic: topic.photos)
+    results["correct one photo"] = timed(lambda: correct(1, positive=[str(rng.choice(keys))]), 10)
+    results["correct 20 photos"] = timed(lambda: correct(20, positive=[keys[0]], negative=[keys[1]]))
+    results["none of these, 1 photo"] = timed(lambda: correct(1, none=True))
+    results["undo"] = timed(lambda: album.undo())
+    numbers = iter(range(100))
+    results["add a topic from 5 photos"] = timed(lambda: album.add_topic(f"Ours {next(numbers)}", some(5)))
+    results["answer a doubt"] = timed(lambda: album.answer_doubt(some(1)[0], keys[0], "no"))
+    print(f"# moved: {moved}")
+    results["topics"] = timed(lambda: album.topics())
+    results["largest topic, first page"] = timed(lambda: album.photos(topic=largest.key))
+    results["largest topic, last page"] = timed(lambda: album.photos(topic=largest.key, offset=largest.photos - 60))
+    results["largest topic, by confidence"] = timed(lambda: album.photos(topic=largest.key, sort="confidence"))
+    results["all photos, page at the middle"] = timed(lambda: album.photos(offset=total // 2))
+    results["one year"] = timed(lambda: album.photos(date_from="2015", date_to="2015"))
+    results["words"] = timed(lambda: album.photos(text="holiday 0999"))
+    results["unsorted"] = timed(lambda: album.photos(topic="unsorted"))
+    results["a photo"] = timed(lambda: album.photo(total // 2))
+    results["its neighbours in the largest topic"] = timed(lambda: album.neighbours(total // 2, topic=largest.key))
+    results["doubts"] = timed(lambda: album.doubts(), 3)
+    results["timeline"] = timed(lambda: album.timeline())
+    began = time.perf_counter()
+    album.close()
+    results["close the album"] = [time.perf_counter() - began]
+    print(f"# the largest topic has {largest.photos:,} photos")
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=int, default=100_000)
+    parser.add_argument("--data", type=Path, help="keep the library here, or use the one that is here")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.data or Path(temporary)
+        if not (folder / "album.sqlite3").exists():
+            # In a process of its own, so that the memory measured is that of serving.
+            child = os.fork()
+            if child == 0:
+                fill(folder, options.photos)
+                os._exit(0)
+            os.waitpid(child, 0)
+        results = measure(folder)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if options.json:
+        print(json.dumps({"photos": options.photos, "seconds": results, "peak_mb": peak}, indent=2))
+        return
+    print(f"{options.photos:,} photos; peak memory {peak:.0f} MB\n")
+    print(f"{'':40}{'median':>10}{'worst':>10}")
+    for name, seconds in results.items():
+        print(f"{name:40}{statistics.median(seconds) * 1000:7.1f} ms{max(seconds) * 1000:7.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
