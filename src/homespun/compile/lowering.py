@@ -81,17 +81,28 @@ class Lowered:
     unshared_bytes: int
     constants: ConstantPool
     types: dict[str, TensorType]
+    arena: dict[str, Buffer] = field(default_factory=dict)  # by tensor, in the order of the plan's offsets
 
 
 class Lowering:
-    """Collects the kernel calls of a graph for one batch size, instruction set and thread count."""
+    """Collects the kernel calls of a graph for one batch size, instruction set and thread count.
+
+    `placed` says where tensors are that have a place of their own outside the arena, as what training writes to has.
+    """
 
     def __init__(
-        self, graph: Graph, types: Mapping[str, TensorType], isa: str, threads: int, constants: ConstantPool
+        self,
+        graph: Graph,
+        types: Mapping[str, TensorType],
+        isa: str,
+        threads: int,
+        constants: ConstantPool,
+        placed: Mapping[str, Operand] | None = None,
     ) -> None:
         self.graph, self.types, self.isa, self.threads = graph, dict(types), isa, threads
         self.calls: list[Call] = []
         self._constants = constants
+        self._placed = dict(placed or {})
         self._schema = _native.kernels()
         self._functions = _native.activations()
         self._alias: dict[str, str] = {}
@@ -223,7 +234,8 @@ class Lowering:
             instructions.append((call.kernel, operands, ints, [call.floats[n] for n in float_names]))
             nodes.append(call.node)
         unshared = sum(aligned(self.types[t].nbytes) for t in self._arena_tensors())
-        return Lowered(instructions, nodes, layout, unshared, self._constants, self.types)
+        named = dict(zip(arena, buffers, strict=True))
+        return Lowered(instructions, nodes, layout, unshared, self._constants, self.types, named)
 
     def _arena_tensors(self) -> set[str]:
         names = {self.root(n) for c in self.calls for n in c.operands.values() if n and not n.startswith("constant:")}
@@ -231,6 +243,8 @@ class Lowering:
 
     def _space(self, name: str) -> int:
         """Where a root tensor's bytes are."""
+        if name in self._placed:
+            return self._placed[name][0]
         if name in self._landing or name in self.graph.inputs:
             return EXTERNAL
         tensor = self.graph.tensors.get(name)
@@ -244,6 +258,8 @@ class Lowering:
         if name.startswith("constant:"):
             return (CONSTANTS, self._constants.offsets[name.removeprefix("constant:")])
         key = shared(self.root(name))
+        if key in self._placed:
+            return self._placed[key]
         if key in self._landing:
             return (EXTERNAL + len(self.graph.inputs) + self._landing[key], 0)
         if key in self.graph.inputs:
@@ -270,22 +286,27 @@ class Lowering:
                 name = parent[name]
             return name
 
-        allowed = {n.name: operator(n).in_place for n in self.graph.nodes}
-        inputs_of = {n.name: n.inputs for n in self.graph.nodes}
+        nodes = {n.name: n for n in self.graph.nodes}
         per_node: dict[str, int] = {}
         for call in self.calls:
             per_node[call.node] = per_node.get(call.node, 0) + 1
         end = dict(last)
         for at, call in enumerate(self.calls):
-            y = call.operands.get("output", "")
-            if not y or per_node[call.node] != 1:
+            node = nodes.get(call.node)
+            if node is None or per_node[call.node] != 1 or not node.outputs[0]:
                 continue
+            y = node.outputs[0]
             out = find(self.root(y))
-            for position in allowed.get(call.node, ()):
-                x = inputs_of[call.node][position]
+            used = [find(self.root(n)) for n in call.operands.values() if n and not n.startswith("constant:")]
+            for position in operator(node).in_place:
+                x = node.inputs[position] if position < len(node.inputs) else ""
                 root = find(self.root(x))
                 if (
-                    root != out
+                    x
+                    and root != out
+                    and used.count(root) == 1
+                    and self._space(out) in (ARENA, EXTERNAL)
+                    and out not in self._placed
                     and self._space(root) == ARENA
                     and end.get(root) == at
                     and self.types[root].nbytes == self.types[self.root(y)].nbytes

@@ -5,15 +5,27 @@ from homespun.ops import (
     activation,
     convolution,
     elementwise,
+    gradient,
     linear,
+    loss,
     normalization,
     pooling,
+    quantized,
     reduction,
     shape,
     softmax,
+    training_convolution,
+    training_norm,
+    update,
 )
 
-FAMILIES = (activation, convolution, elementwise, linear, normalization, pooling, reduction, shape, softmax)
+FAMILIES = (
+    *(activation, convolution, elementwise, linear, normalization, pooling, reduction, shape, softmax),
+    # what the compiler puts in place of others for 8-bit weights
+    quantized,
+    # what only training graphs hold
+    *(gradient, loss, training_convolution, training_norm, update),
+)
 
 _table.OPERATORS.update({op.name: op for family in FAMILIES for op in family.OPERATORS})
 

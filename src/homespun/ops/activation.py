@@ -11,7 +11,7 @@ from typing import Any
 
 from homespun.errors import ModelError
 from homespun.graph.graph import Node, TensorType
-from homespun.graph.operator import Attributes, Cost, Operator
+from homespun.graph.operator import Attributes, Cost, Gradients, Operator
 
 #: Operators that compute a function of each element, by the names that the kernels know them by.
 FUNCTIONS = (
@@ -78,6 +78,19 @@ def _lower(low: Any, node: Node) -> None:
     low.emit("unary", {"input": node.inputs[0], "output": node.outputs[0]}, ints, floats)
 
 
+#: Functions whose slope follows from their result as well as from their argument; the gradient keeps the result, which
+#: the next layer keeps anyway.
+_FROM_OUTPUT = ("relu", "relu6", "clip")
+
+
+def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
+    (dy,) = grads
+    assert dy is not None
+    saved = node.outputs[0] if node.op in _FROM_OUTPUT else node.inputs[0]
+    floats = _floats({**_ATTRIBUTES.get(node.op, {}), **node.attributes})
+    return [build.add("unary_gradient", [saved, dy], node.inputs[0], function=node.op, **floats)]
+
+
 def _cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
     return Cost(outs[0].size)
 
@@ -98,6 +111,8 @@ def _unary(name: str) -> Operator:
         shape=_same,
         cost=_cost,
         lower=_lower,
+        gradient=_gradient,
+        saves=("output",) if name in _FROM_OUTPUT else ("x",),
         in_place=(0,),
         onnx=_ONNX.get(name, ""),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
-from homespun.graph.operator import Attributes, Operator
+from homespun.graph.operator import Attributes, Gradients, Operator
 
 CODES = {"add": 0, "sub": 1, "mul": 2, "div": 3, "maximum": 4, "minimum": 5}
 _ONNX = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "maximum": "Max", "minimum": "Min"}
@@ -71,6 +71,50 @@ def _lower(low: Any, node: Node) -> None:
     low.emit("binary", operands, {**ints, "activation": code}, floats)
 
 
+def sum_to(build: Gradients, grad: str, like: str) -> str:
+    """The gradient of a tensor that was broadcast: `grad` summed over the axes along which `like` was repeated."""
+    target, shape = build.type(like).shape, build.type(grad).shape
+    if shape == target:
+        return grad
+    padded = (1,) * (len(shape) - len(target)) + target
+    repeated = [i for i, (n, m) in enumerate(zip(shape, padded, strict=True)) if n != m]
+    while repeated:
+        run = [repeated.pop()]
+        while repeated and repeated[-1] == run[0] - 1:
+            run.insert(0, repeated.pop())
+        grad = build.add("reduce_sum", [grad], like, axes=tuple(run), keep_axes=True)
+    return grad if build.type(grad).shape == target else build.add("reshape", [grad], like, shape=target)
+
+
+def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
+    (dy,) = grads
+    assert dy is not None
+    a, b = node.inputs[:2]
+    one: str | None = None
+    other: str | None = None
+    if node.op in ("maximum", "minimum"):
+        # To the larger (smaller) of the two; to b where they are equal.
+        ahead = [a, b] if node.op == "maximum" else [b, a]
+        one = build.add("unary_gradient", [build.add("sub", ahead, a), dy], a, function="relu")
+        other = build.add("sub", [dy, one], b)
+        return [sum_to(build, one, a), sum_to(build, other, b)]
+    if build.wanted(a):
+        one = {"mul": lambda: build.add("mul", [dy, b], a), "div": lambda: build.add("div", [dy, b], a)}.get(
+            node.op, lambda: dy
+        )()
+        one = sum_to(build, one, a)
+    if build.wanted(b):
+        if node.op == "mul":
+            other = build.add("mul", [dy, a], b)
+        elif node.op == "div":
+            ratio = build.add("div", [node.outputs[0], b], b)
+            other = build.add("neg", [build.add("mul", [dy, ratio], b)], b)
+        else:
+            other = build.add("neg", [dy], b) if node.op == "sub" else dy
+        other = sum_to(build, other, b)
+    return [one, other]
+
+
 def _binary(name: str) -> Operator:
     return Operator(
         name=name,
@@ -78,6 +122,7 @@ def _binary(name: str) -> Operator:
         attributes={"activation": "none", "alpha": 0.0, "beta": 0.0},
         shape=_shape,
         lower=_lower,
+        gradient=_gradient,
         in_place=(0, 1),
         onnx=_ONNX[name],
     )

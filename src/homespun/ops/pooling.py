@@ -7,7 +7,7 @@ from typing import Any
 
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
-from homespun.graph.operator import REQUIRED, Attributes, Cost, Operator
+from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
 from homespun.ops.convolution import padding_of, window
 
 
@@ -26,11 +26,10 @@ def _pool_cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[T
     return Cost(a["kernel"][0] * a["kernel"][1] * outs[0].size)
 
 
-def _pool_lower(low: Any, node: Node) -> None:
-    a = low.attributes(node)
-    x, y = low.type(node.inputs[0]), low.type(node.outputs[0])
+def pool_geometry(a: Attributes, x: TensorType, y: TensorType) -> dict[str, int]:
+    """The integers that describe a pooling to a kernel, forward and backward."""
     top, left, bottom, right = padding_of(a, (x.shape[1], x.shape[2]), a["kernel"])
-    ints = {
+    return {
         "batch": x.shape[0],
         "height": x.shape[1],
         "width": x.shape[2],
@@ -47,10 +46,25 @@ def _pool_lower(low: Any, node: Node) -> None:
         "pad_left": left,
         "pad_bottom": bottom,
         "pad_right": right,
-        "average": int(node.op == "average_pool"),
+        "average": int(a.get("average", False)),
         "count_include_pad": int(a.get("count_include_pad", False)),
     }
+
+
+def _pool_lower(low: Any, node: Node) -> None:
+    a = {**low.attributes(node), "average": node.op == "average_pool"}
+    ints = pool_geometry(a, low.type(node.inputs[0]), low.type(node.outputs[0]))
     low.emit("pool", {"input": node.inputs[0], "output": node.outputs[0]}, ints)
+
+
+def _pool_gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
+    (dy,) = grads
+    assert dy is not None
+    if tuple(node.attributes.get("dilation", (1, 1))) != (1, 1):  # type: ignore[arg-type]
+        raise ShapeError(f"node {node}: dilated pooling has no gradient")
+    average = node.op == "average_pool"
+    x = node.inputs[0]
+    return [build.add("pool_gradient", [x, dy], x, **node.attributes, average=average)]
 
 
 _WINDOW = {"kernel": REQUIRED, "stride": (1, 1), "dilation": (1, 1), "padding": (0, 0, 0, 0), "ceil": False}
@@ -62,6 +76,7 @@ MAX_POOL = Operator(
     _WINDOW,
     cost=_pool_cost,
     lower=_pool_lower,
+    gradient=_pool_gradient,
     saves=("x", "output"),
     onnx="MaxPool",
 )
@@ -72,6 +87,7 @@ AVERAGE_POOL = Operator(
     {**_WINDOW, "count_include_pad": False},
     cost=_pool_cost,
     lower=_pool_lower,
+    gradient=_pool_gradient,
     onnx="AveragePool",
 )
 
@@ -86,11 +102,22 @@ def _global_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[Tenso
 
 def _global_lower(low: Any, node: Node) -> None:
     n, h, w, c = low.type(node.inputs[0]).shape
+    if low.type(node.inputs[0]).dtype == "bfloat16":
+        ints = {"batch": n, "rows": h * w, "channels": c, "half": 1}
+        low.emit("image_mean", {"x": node.inputs[0], "y": node.outputs[0]}, ints)
+        return
     low.emit(
         "global_average_pool",
         {"input": node.inputs[0], "output": node.outputs[0]},
         {"batch": n, "pixels": h * w, "channels": c},
     )
+
+
+def _global_gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
+    (dy,) = grads
+    assert dy is not None
+    _, h, w, _ = build.type(node.inputs[0]).shape
+    return [build.add("image_mean_gradient", [dy], node.inputs[0], size=(h, w))]
 
 
 def _global_cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
@@ -104,6 +131,7 @@ GLOBAL_AVERAGE_POOL = Operator(
     _global_shape,
     cost=_global_cost,
     lower=_global_lower,
+    gradient=_global_gradient,
     onnx="GlobalAveragePool",
 )
 

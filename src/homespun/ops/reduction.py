@@ -8,7 +8,7 @@ from typing import Any
 
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
-from homespun.graph.operator import REQUIRED, Attributes, Cost, Operator
+from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
 from homespun.ops.shape import axis_of
 
 CODES = {"reduce_sum": 0, "reduce_mean": 1, "reduce_max": 2}
@@ -50,6 +50,26 @@ def _lower(low: Any, node: Node) -> None:
     low.emit("reduce", {"input": node.inputs[0], "output": node.outputs[0]}, ints)
 
 
+def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
+    (dy,) = grads
+    assert dy is not None
+    x = node.inputs[0]
+    t = build.type(x)
+    axes = _axes(node.attributes, len(t.shape))
+    kept = tuple(1 if i in axes else n for i, n in enumerate(t.shape))
+    if build.type(dy).shape != kept:
+        dy = build.add("reshape", [dy], x, shape=kept)
+    count = math.prod(t.shape[i] for i in axes)
+    spread = build.add("constant_like", [x], x, value=1.0 / count if node.op == "reduce_mean" else 1.0)
+    dx = build.add("mul", [spread, dy], x)
+    if node.op == "reduce_max":
+        # To every element that equals the maximum: all of dx, less the part that lies below.
+        most = build.add("reshape", [node.outputs[0]], x, shape=kept)
+        below = build.add("unary_gradient", [build.add("sub", [most, x], x), dx], x, function="relu")
+        dx = build.add("sub", [dx, below], x)
+    return [dx]
+
+
 OPERATORS = tuple(
     Operator(
         name,
@@ -58,6 +78,7 @@ OPERATORS = tuple(
         {"axes": REQUIRED, "keep_axes": False},
         cost=_cost,
         lower=_lower,
+        gradient=_gradient,
         onnx=_ONNX[name],
     )
     for name in CODES

@@ -8,7 +8,7 @@ from typing import Any
 
 from homespun.errors import ShapeError
 from homespun.graph.graph import ITEM_SIZE, Node, TensorType
-from homespun.graph.operator import REQUIRED, Attributes, Cost, Operator
+from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
 
 
 def _free(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
@@ -31,6 +31,13 @@ def _alias_lower(low: Any, node: Node) -> None:
     low.alias(node.outputs[0], node.inputs[0])
 
 
+def _reshape_gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
+    (dy,) = grads
+    assert dy is not None
+    shape = build.type(node.inputs[0]).shape
+    return [dy if build.type(dy).shape == shape else build.add("reshape", [dy], node.inputs[0], shape=shape)]
+
+
 RESHAPE = Operator(
     "reshape",
     ("x",),
@@ -38,6 +45,7 @@ RESHAPE = Operator(
     {"shape": REQUIRED},
     cost=_free,
     lower=_alias_lower,
+    gradient=_reshape_gradient,
     in_place=(0,),
     onnx="Reshape",
 )
@@ -49,7 +57,16 @@ def _flatten_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[Tens
     return [TensorType((x.shape[0], x.size // x.shape[0]), x.dtype)]
 
 
-FLATTEN = Operator("flatten", ("x",), _flatten_shape, cost=_free, lower=_alias_lower, in_place=(0,), onnx="Flatten")
+FLATTEN = Operator(
+    "flatten",
+    ("x",),
+    _flatten_shape,
+    cost=_free,
+    lower=_alias_lower,
+    gradient=_reshape_gradient,
+    in_place=(0,),
+    onnx="Flatten",
+)
 
 
 def _same(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
@@ -57,7 +74,16 @@ def _same(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
     return [ins[0]]
 
 
-IDENTITY = Operator("identity", ("x",), _same, cost=_free, lower=_alias_lower, in_place=(0,), onnx="Identity")
+IDENTITY = Operator(
+    "identity",
+    ("x",),
+    _same,
+    cost=_free,
+    lower=_alias_lower,
+    gradient=_reshape_gradient,
+    in_place=(0,),
+    onnx="Identity",
+)
 #: Zeroes a share `rate` of the values in training and scales the rest (Srivastava et al. 2014); nothing in inference.
 DROPOUT = Operator(
     "dropout", ("x",), _same, {"rate": 0.5}, cost=_free, lower=_alias_lower, in_place=(0,), onnx="Dropout"
@@ -107,6 +133,14 @@ def strided_copy(
     low.emit("strided_copy", {"input": source, "output": node.outputs[0]}, ints)
 
 
+def _transpose_gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
+    (dy,) = grads
+    assert dy is not None
+    axes = _permutation(node.attributes, len(build.type(dy).shape))
+    back = tuple(axes.index(i) for i in range(len(axes)))
+    return [build.add("transpose", [dy], node.inputs[0], axes=back)]
+
+
 TRANSPOSE = Operator(
     "transpose",
     ("x",),
@@ -114,6 +148,7 @@ TRANSPOSE = Operator(
     {"axes": REQUIRED},
     cost=_free,
     lower=_transpose_lower,
+    gradient=_transpose_gradient,
     onnx="Transpose",
 )
 
@@ -150,7 +185,30 @@ def _concat_lower(low: Any, node: Node) -> None:
         start += width
 
 
-CONCAT = Operator("concat", ("*",), _concat_shape, {"axis": -1}, cost=_free, lower=_concat_lower, onnx="Concat")
+def _concat_gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
+    (dy,) = grads
+    assert dy is not None
+    axis = axis_of(node.attributes.get("axis", -1), len(build.type(dy).shape))
+    parts: list[str | None] = []
+    start = 0
+    for name in node.inputs:
+        stop = start + build.type(name).shape[axis]
+        part = build.add("slice", [dy], name, axis=axis, start=start, stop=stop) if build.wanted(name) else None
+        parts.append(part)
+        start = stop
+    return parts
+
+
+CONCAT = Operator(
+    "concat",
+    ("*",),
+    _concat_shape,
+    {"axis": -1},
+    cost=_free,
+    lower=_concat_lower,
+    gradient=_concat_gradient,
+    onnx="Concat",
+)
 
 
 def _slice_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
@@ -172,6 +230,18 @@ def _slice_lower(low: Any, node: Node) -> None:
     strided_copy(low, node, node.inputs[0], [outer, width], [x.shape[axis] * inner, 1], offset=a["start"] * inner)
 
 
+def _slice_gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
+    (dy,) = grads
+    assert dy is not None
+    shape = build.type(node.inputs[0]).shape
+    axis = axis_of(node.attributes["axis"], len(shape))
+    start = node.attributes.get("start", 0)
+    assert isinstance(start, int)
+    before, after = [0] * len(shape), [0] * len(shape)
+    before[axis], after[axis] = start, shape[axis] - start - build.type(dy).shape[axis]
+    return [build.add("pad", [dy], node.inputs[0], before=tuple(before), after=tuple(after))]
+
+
 SLICE = Operator(
     "slice",
     ("x",),
@@ -179,6 +249,7 @@ SLICE = Operator(
     {"axis": REQUIRED, "start": 0, "stop": 1 << 62},
     cost=_free,
     lower=_slice_lower,
+    gradient=_slice_gradient,
     onnx="Slice",
 )
 
@@ -201,6 +272,18 @@ def _pad_lower(low: Any, node: Node) -> None:
     strided_copy(low, node, node.inputs[0], list(x.shape), sx, out_offset=start, out_strides=sy)
 
 
+def _pad_gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
+    (dx,) = grads
+    assert dx is not None
+    shape = build.type(node.inputs[0]).shape
+    before = node.attributes["before"]
+    assert isinstance(before, tuple)
+    for axis, (start, n) in enumerate(zip(before, shape, strict=True)):
+        if build.type(dx).shape[axis] != n:
+            dx = build.add("slice", [dx], node.inputs[0], axis=axis, start=int(start), stop=int(start) + n)
+    return [dx]
+
+
 PAD = Operator(
     "pad",
     ("x",),
@@ -208,6 +291,7 @@ PAD = Operator(
     {"before": REQUIRED, "after": REQUIRED, "value": 0.0},
     cost=_free,
     lower=_pad_lower,
+    gradient=_pad_gradient,
     onnx="Pad",
 )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from homespun.graph.graph import Node, TensorType
-from homespun.graph.operator import Attributes, Cost, Operator
+from homespun.graph.operator import Attributes, Cost, Gradients, Operator
 
 
 def _shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
@@ -24,14 +24,32 @@ def _lower(low: Any, node: Node) -> None:
     low.emit("softmax", {"input": node.inputs[0], "output": node.outputs[0]}, ints)
 
 
+def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
+    (dy,) = grads
+    assert dy is not None
+    log = node.op == "log_softmax"
+    return [build.add("softmax_gradient", [node.outputs[0], dy], node.inputs[0], log=log)]
+
+
 OPERATORS = (
-    Operator("softmax", ("x",), _shape, cost=_cost, lower=_lower, saves=("output",), in_place=(0,), onnx="Softmax"),
+    Operator(
+        "softmax",
+        ("x",),
+        _shape,
+        cost=_cost,
+        lower=_lower,
+        gradient=_gradient,
+        saves=("output",),
+        in_place=(0,),
+        onnx="Softmax",
+    ),
     Operator(
         "log_softmax",
         ("x",),
         _shape,
         cost=_cost,
         lower=_lower,
+        gradient=_gradient,
         saves=("output",),
         in_place=(0,),
         onnx="LogSoftmax",

@@ -1,0 +1,247 @@
+"""The joint graph of a training step, and its program: forward, loss, backward, update, planned as one.
+
+Three programs share one state: "step" does everything; "gradients" stops at the gradients and adds them to a block
+that the caller gives (virtual batches, federated learning); "apply" updates from such a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+
+from homespun import _native
+from homespun.compile.autodiff import GraphExtension, differentiate
+from homespun.compile.lowering import EXTERNAL, STATE, ConstantPool, Lowered, Lowering, Operand
+from homespun.compile.memory import aligned
+from homespun.compile.passes.expand_for_training import RunningStatistics, expand_for_training
+from homespun.compile.passes.fuse_training_blocks import fuse_training_blocks
+from homespun.compile.schedule import schedule
+from homespun.errors import ShapeError
+from homespun.graph import BATCH, Array, Graph, Tensor, TensorType, infer
+from homespun.graph.graph import Attribute
+from homespun.ops.update import HYPER
+
+Mode = Literal["step", "gradients", "apply"]
+
+HYPERS, RANDOM = "train/hyper", "train/random"
+LOSS, CONTROL = "train/loss", "train/control"
+#: States that every training graph has, beside the model's own.
+COMMON_STATES = {
+    HYPERS: TensorType((HYPER,)),
+    RANDOM: TensorType((2,), "int64"),
+    LOSS: TensorType(()),
+    CONTROL: TensorType((4,)),
+}
+
+
+class LossRule(Protocol):
+    """What the compiler asks of a loss."""
+
+    def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
+        """Append the loss and return its name: one float32."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """How one parameter is updated: the operator, its attributes, and the optimizer's states for it."""
+
+    op: str
+    attributes: Mapping[str, Attribute]
+    states: tuple[str, ...]
+    average: str = ""  # the state that holds an exponential moving average of the parameter
+    average_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What is asked of the compiler, beside the model: all that a program depends on."""
+
+    loss: LossRule
+    targets: Sequence[TensorType]
+    updates: Mapping[str, Update]  # by parameter; these are the trainable ones
+    largest_norm: float = 0.0  # clip the norm of all gradients together to this; 0: don't
+    gradient_factor: float = 1.0  # mode "gradients": what each batch's gradients count
+    fuse: bool = True
+    half: bool = False
+    recompute: tuple[str, ...] = ()
+
+
+@dataclass
+class StateLayout:
+    """Offsets of everything that outlives a step in one buffer: parameters, optimizer, statistics, results."""
+
+    offsets: dict[str, int] = field(default_factory=dict)
+    types: dict[str, TensorType] = field(default_factory=dict)
+    size: int = 0
+
+    def add(self, name: str, t: TensorType) -> None:
+        """Append a tensor."""
+        self.offsets[name], self.types[name] = self.size, t
+        self.size += aligned(max(t.nbytes, 4))
+
+
+@dataclass
+class TrainingProgram:
+    """A program with what is needed to run it: `inputs` in order, then the gradient block if it has one."""
+
+    lowered: Lowered
+    program: _native.Program
+    graph: Graph
+    inputs: tuple[str, ...]
+
+    def set_aside(self, at: int) -> dict[int, Array]:
+        """Copies of what is alive in the arena before instruction `at`, by offset."""
+        arena = self.program.arena
+        offsets = self.lowered.plan.offsets
+        return {
+            offset: arena[offset : offset + b.size].copy()
+            for offset, b in zip(offsets, self.lowered.arena.values(), strict=True)
+            if b.first < at <= b.last
+        }
+
+    def restore(self, kept: Mapping[int, Array]) -> None:
+        """Put back what was set aside."""
+        arena = self.program.arena
+        for offset, data in kept.items():
+            arena[offset : offset + data.size] = data
+
+
+def joint_graph(
+    model: Graph, plan: TrainingPlan, mode: Mode, batch: int, states: Mapping[str, TensorType]
+) -> tuple[Graph, dict[str, TensorType], list[str]]:
+    """(graph, types, names of its inputs in order) of one mode. `states` are those that are not the model's own."""
+    graph = model.copy()
+    graph.prune()
+    for name, t in states.items():
+        graph.add_tensor(_state(name, t))
+    targets = [f"train/target{i}" for i in range(len(plan.targets))]
+    trainable = list(plan.updates)
+    types: dict[str, TensorType] = {}
+    gradients: dict[str, str] = {}
+    inputs: list[str] = []
+    statistics: list[RunningStatistics] = []
+    loss = ""
+
+    if mode == "apply":
+        graph.nodes, graph.inputs, graph.outputs = [], [], []
+        types = {t.name: TensorType(t.shape, t.dtype) for t in graph.with_role("parameter", "state")}
+        gradients = _gradient_block(graph, types, trainable)
+    else:
+        statistics = expand_for_training(graph, infer(model, batch), set(trainable), RANDOM)
+        for name, t in zip(targets, plan.targets, strict=True):
+            graph.add_tensor(Tensor(name, "input", t.shape, t.dtype))
+        inputs = [*graph.inputs, *targets]
+        types = infer(graph, batch)
+        outputs = list(graph.outputs)
+        build = GraphExtension(graph, types, prefix="loss")
+        loss = plan.loss.build(build, outputs, targets)
+        if types[loss] != TensorType(()):
+            raise ShapeError(f"the loss has the type {types[loss]}; it must be one float32, shape ()")
+        gradients = differentiate(graph, types, loss, trainable)
+
+    build = GraphExtension(graph, types, prefix="update")
+    total = ""
+    if mode != "gradients" and plan.largest_norm > 0:
+        for name in trainable:
+            if name in gradients:
+                total = build.add("add_square_sum", [total, gradients[name]], "square_sum")
+    control = build.add("guard", [loss, total, HYPERS], "control", largest_norm=plan.largest_norm)
+    for s in statistics:
+        build.add_many(
+            "update_statistics",
+            [s.sums, control, s.mean, s.variance],
+            [s.mean, s.variance],
+            momentum=s.momentum,
+            count=s.count,
+        )
+    if mode == "gradients":
+        totals = _gradient_block(graph, types, trainable)
+        for name, gradient in gradients.items():
+            build.add("accumulate_gradient", [gradient, totals[name]], totals[name], factor=plan.gradient_factor)
+    else:
+        for name, update in plan.updates.items():
+            if name in gradients:
+                _append_update(build, name, gradients[name], control, update)
+    kept = [control, loss] if loss else [control]
+    graph.inputs = inputs
+    graph.outputs = kept
+    if plan.fuse:
+        fuse_training_blocks(graph)
+    else:
+        graph.prune()
+    schedule(graph)
+    graph.outputs = []
+    graph.rename(control, f"{CONTROL}/now")
+    types[f"{CONTROL}/now"] = types.pop(control)
+    if loss:
+        graph.rename(loss, f"{LOSS}/now")
+        types[f"{LOSS}/now"] = types.pop(loss)
+    return graph, types, inputs
+
+
+def _state(name: str, t: TensorType) -> Tensor:
+    """A state that lives in a buffer of the trainer: it carries no data of its own, only one zero, repeated."""
+    return Tensor(name, "state", t.shape, t.dtype, np.broadcast_to(np.zeros((), t.dtype), t.shape))
+
+
+def _gradient_block(graph: Graph, types: dict[str, TensorType], parameters: Sequence[str]) -> dict[str, str]:
+    names = {}
+    for name in parameters:
+        t = types[name]
+        names[name] = graph.add_tensor(_state(gradient_name(name), t))
+        types[names[name]] = t
+    return names
+
+
+def gradient_name(parameter: str) -> str:
+    """The tensor of a parameter's gradient in the caller's block."""
+    return f"gradients/{parameter}"
+
+
+def _append_update(build: GraphExtension, name: str, gradient: str, control: str, update: Update) -> None:
+    states = (*update.states, "", "")[:2]
+    written = [name, *(s for s in update.states if s)]
+    build.add_many(update.op, [gradient, HYPERS, control, name, *states], written, **update.attributes)
+    if update.average:
+        build.add(
+            "average_parameters", [name, control, update.average], update.average, decay=update.average_decay
+        )
+
+
+def compile_training(
+    model: Graph,
+    plan: TrainingPlan,
+    mode: Mode,
+    batch: int,
+    layout: StateLayout,
+    gradient_layout: StateLayout,
+    state: Array,
+    isa: str,
+    threads: int,
+) -> TrainingProgram:
+    """Build, plan and load one program over a state buffer that all programs of a trainer share."""
+    own = {t.name for t in model.with_role("parameter", "state")}
+    states = {n: t for n, t in layout.types.items() if n not in own}
+    graph, types, inputs = joint_graph(model, plan, mode, batch, states)
+    placed: dict[str, Operand] = {name: (STATE, at) for name, at in layout.offsets.items()}
+    placed[f"{LOSS}/now"], placed[f"{CONTROL}/now"] = placed[LOSS], placed[CONTROL]
+    externals = len(inputs)
+    if mode != "step":
+        block = EXTERNAL + externals
+        placed |= {gradient_name(n): (block, at) for n, at in gradient_layout.offsets.items()}
+        externals += 1
+    constants = ConstantPool()
+    lowered = Lowering(graph, types, isa, threads, constants, placed).assemble()
+    program = _native.Program(
+        lowered.instructions, lowered.plan.size, constants.blob(), state, externals, threads, isa
+    )
+    return TrainingProgram(lowered, program, graph, tuple(inputs))
+
+
+def input_types(model: Graph, batch: int) -> list[TensorType]:
+    """Types of a model's inputs with the batch size bound."""
+    tensors = [model.tensors[n] for n in model.inputs]
+    return [TensorType(tuple(batch if d == BATCH else d for d in t.shape), t.dtype) for t in tensors]

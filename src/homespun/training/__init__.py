@@ -1,0 +1,5 @@
+"""Training on the device: `Trainer`, losses, optimizers, schedules, metrics, callbacks, checkpoints, `splice`."""
+
+from homespun.training.trainer import StepResult, Trainer
+
+__all__ = ["StepResult", "Trainer"]

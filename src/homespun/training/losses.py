@@ -1,0 +1,157 @@
+"""Losses: small graph functions that map a model's outputs and the targets to one number.
+
+A loss of one's own is a subclass with a `build` of a few lines; gradients follow from the operators it uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from homespun.compile.autodiff import GraphExtension
+from homespun.errors import OptionError, ShapeError, TrainingError
+from homespun.graph import Array, TensorType
+
+
+class Loss:
+    """Base of all losses: the mean over a batch of something that `build` writes down."""
+
+    def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
+        """Append the loss to a graph and return its name: float32, shape ().
+
+        `outputs` are the model's; `targets` are as `target_types` says.
+        """
+        raise NotImplementedError
+
+    def target_types(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> list[TensorType]:
+        """Types of the targets for these outputs and what a caller passes; by default as the outputs."""
+        return list(outputs[: len(targets)])
+
+    def check(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> None:
+        """Raise `TrainingError` for targets whose values make no sense."""
+
+
+def _mean(build: GraphExtension, x: str) -> str:
+    axes = tuple(range(len(build.type(x).shape)))
+    return build.add("reduce_mean", [x], "mean", axes=axes)
+
+
+def _constant(build: GraphExtension, like: str, value: float) -> str:
+    return build.add("constant_like", [like], "constant", value=float(value))
+
+
+class CrossEntropy(Loss):
+    """Cross entropy between softmax(output) and the target.
+
+    Outputs are logits (..., C). Targets are integer labels (...) or probabilities (..., C), float. `smoothing` mixes
+    labels with the uniform distribution (Szegedy et al. 2016, section 7).
+    """
+
+    def __init__(self, smoothing: float = 0.0) -> None:
+        if not 0.0 <= smoothing < 1.0:
+            raise OptionError(f"smoothing is {smoothing}; it can be 0 up to but not 1")
+        self.smoothing = smoothing
+
+    def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
+        return build.add("softmax_cross_entropy", [outputs[0], targets[0]], "loss", smoothing=self.smoothing)
+
+    def target_types(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> list[TensorType]:
+        logits, target = outputs[0], targets[0]
+        if np.issubdtype(target.dtype, np.integer) and target.ndim == len(logits.shape) - 1:
+            return [TensorType(logits.shape[:-1], "int32")]
+        return [TensorType(logits.shape)]
+
+    def check(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> None:
+        target, classes = targets[0], outputs[0].shape[-1]
+        if np.issubdtype(target.dtype, np.integer) and target.size:
+            low, high = int(target.min()), int(target.max())
+            if low < 0 or high >= classes:
+                raise TrainingError(f"label {low if low < 0 else high} is out of range: labels are 0 to {classes - 1}")
+
+
+class BinaryCrossEntropy(Loss):
+    """Binary cross entropy of logits, each output for itself; targets in [0, 1] of the outputs' shape."""
+
+    def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
+        # softplus(x) - x t, which is -t log s(x) - (1 - t) log (1 - s(x)) without overflow
+        x, t = outputs[0], targets[0]
+        return _mean(build, build.add("sub", [build.add("softplus", [x]), build.add("mul", [x, t])]))
+
+    def check(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> None:
+        if targets[0].size and not (0.0 <= float(targets[0].min()) and float(targets[0].max()) <= 1.0):
+            raise TrainingError("targets of binary cross entropy must lie in [0, 1]")
+
+
+class MSE(Loss):
+    """Mean of the squared differences."""
+
+    def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
+        return _mean(build, build.add("square", [build.add("sub", [outputs[0], targets[0]])]))
+
+
+class L1(Loss):
+    """Mean of the absolute differences."""
+
+    def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
+        return _mean(build, build.add("abs", [build.add("sub", [outputs[0], targets[0]])]))
+
+
+class Huber(Loss):
+    """d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2). Source: Huber 1964."""
+
+    def __init__(self, delta: float = 1.0) -> None:
+        if delta <= 0:
+            raise OptionError(f"delta is {delta}; it must be positive")
+        self.delta = delta
+
+    def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
+        size = build.add("abs", [build.add("sub", [outputs[0], targets[0]])])
+        near = build.add("minimum", [size, _constant(build, size, self.delta)])
+        far = build.add("sub", [size, near])
+        half = build.add("mul", [build.add("square", [near]), _constant(build, size, 0.5)])
+        return _mean(build, build.add("add", [half, build.add("mul", [far, _constant(build, size, self.delta)])]))
+
+
+class SmoothL1(Huber):
+    """d^2 / (2 beta) where |d| < beta, else |d| - beta / 2: Huber's loss over beta. Source: Girshick 2015."""
+
+    def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
+        huber = super().build(build, outputs, targets)
+        return build.add("mul", [huber, _constant(build, huber, 1.0 / self.delta)])
+
+
+class Distillation(Loss):
+    """KL divergence from a teacher's softened predictions to the model's, times temperature squared.
+
+    Targets are the teacher's logits. Source: Hinton et al. 2015, section 2.
+    """
+
+    def __init__(self, temperature: float = 2.0) -> None:
+        if temperature <= 0:
+            raise OptionError(f"temperature is {temperature}; it must be positive")
+        self.temperature = temperature
+
+    def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
+        soften = _constant(build, outputs[0], 1.0 / self.temperature)
+        log_p = build.add("log_softmax", [build.add("mul", [targets[0], soften])])
+        log_q = build.add("log_softmax", [build.add("mul", [outputs[0], soften])])
+        p = build.add("exp", [log_p])
+        each = build.add("mul", [p, build.add("sub", [log_p, log_q])])
+        rows = build.type(each).size // build.type(each).shape[-1]
+        total = build.add("reduce_sum", [each], axes=tuple(range(len(build.type(each).shape))))
+        return build.add("mul", [total, _constant(build, total, self.temperature**2 / rows)])
+
+
+def as_targets(loss: Loss, outputs: Sequence[TensorType], targets: Sequence[Array]) -> tuple[list[TensorType], list[Array]]:
+    """Types and arrays of the targets, converted and checked. Raises `ShapeError` or `TrainingError`."""
+    types = loss.target_types(outputs, targets)
+    if len(types) != len(targets):
+        raise ShapeError(f"the loss takes {len(types)} targets, {len(targets)} given")
+    arrays = []
+    for t, given in zip(types, targets, strict=True):
+        if tuple(given.shape) != t.shape:
+            raise ShapeError(f"targets have the shape {tuple(given.shape)}, expected {t.shape} ({t.dtype})")
+        arrays.append(np.ascontiguousarray(given, dtype=t.dtype))
+    loss.check(outputs, targets)
+    return types, arrays

@@ -1,0 +1,25 @@
+"""RMSprop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from homespun.graph.graph import Attribute
+from homespun.training.optim.optimizer import Momentum
+
+
+@dataclass
+class RMSprop(Momentum):
+    """Gradient over the root of its running mean square. Source: Hinton, Neural Networks for Machine Learning, lecture 6e."""
+
+    learning_rate: float = 0.01
+    smoothing: float = 0.99
+    epsilon: float = 1e-8
+    op: ClassVar[str] = "rmsprop"
+
+    def states(self) -> tuple[str, ...]:
+        return ("momentum" if self.momentum > 0 else "", "mean_square")
+
+    def attributes(self) -> dict[str, Attribute]:
+        return {"a": float(self.smoothing), "b": float(self.momentum), "epsilon": self.epsilon}
