@@ -1,4 +1,4 @@
-"""A file's bytes, read once and bounded: opened without waiting, checked to be a plain file, hashed while it is read.
+"""A file's bytes, read once and bounded: opened without waiting, checked to be a plain file, hashed.
 
 First step of `read_photo`; nothing here knows about pictures except how many bytes tell one from something else.
 """
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from homespun.album.imaging.photo import Unreadable
 
-CHUNK = 1 << 20
 HEAD = 4096
 
 # O_NONBLOCK: a pipe without a writer must not hold up the run.
@@ -62,28 +61,30 @@ def _read_once(
             raise Unreadable("not_a_file")
         if before.st_size == 0:
             raise Unreadable("empty")
-        head = os.read(descriptor, HEAD)
         if check_head is not None:
-            check_head(head)
+            check_head(os.pread(descriptor, HEAD, 0))
         if before.st_size > most_bytes:
             raise Unreadable("file_too_large", f"{before.st_size:,} bytes, at most {most_bytes:,}")
-        digest = hashlib.sha256(head)
-        chunks, count = [head], len(head)
-        # One byte more than there should be tells a growing file from a finished one.
-        while chunk := os.read(descriptor, min(CHUNK, before.st_size + 1 - count)):
-            digest.update(chunk)
-            chunks.append(chunk)
-            count += len(chunk)
-            if count > before.st_size:
-                break
+        data = _read_all(descriptor, before.st_size)
         after = os.fstat(descriptor)
     except OSError as error:
         raise os_error_reason(error) from error
     finally:
         os.close(descriptor)
-    if count != before.st_size or (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-        raise Unreadable("changed_while_read", f"{before.st_size:,} bytes at first, then {max(after.st_size, count):,}")
-    return Source(b"".join(chunks), digest.hexdigest(), before.st_mtime_ns)
+    if len(data) != before.st_size or (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise Unreadable(
+            "changed_while_read", f"{before.st_size:,} bytes at first, then {max(after.st_size, len(data)):,}"
+        )
+    return Source(data, hashlib.sha256(data).hexdigest(), before.st_mtime_ns)
+
+
+def _read_all(descriptor: int, size: int) -> bytes:
+    """The whole file; one byte more than `size` if it has grown. Local drives give it in one piece."""
+    pieces, missing = [], size + 1
+    while missing and (piece := os.read(descriptor, missing)):
+        pieces.append(piece)
+        missing -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def os_error_reason(error: OSError) -> Unreadable:
