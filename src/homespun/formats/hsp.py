@@ -52,7 +52,9 @@ def save(model: Graph, path: str | Path, weights: str = "float32") -> None:
     arrays: dict[str, Array] = {}
     storage: dict[str, dict[str, Any]] = {}
     for t in model.with_role("parameter", "state", "constant"):
-        data = np.ascontiguousarray(data_of(t))
+        data = np.asarray(data_of(t), order="C")
+        if t.name == "__metadata__":
+            raise ModelError("no tensor can be named '__metadata__' in an .hsp file; rename it")
         if str(data.dtype) not in _STORED_AS.values() or str(data.dtype) != t.dtype or data.shape != t.shape:
             raise ModelError(f"tensor {t.name!r}: {data.dtype}{list(data.shape)} can't be stored as {t.dtype}")
         if t.name in codes:
