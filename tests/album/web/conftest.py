@@ -63,14 +63,17 @@ class _Current:
         return getattr(self.album, name)
 
 
+SharedApp = tuple[_Current, FastAPI]
+
+
 @pytest.fixture(scope="session")
-def shared_app() -> tuple[_Current, FastAPI]:
+def shared_app() -> SharedApp:
     current = _Current()
     return current, make_app(cast(FakeAlbum, current))
 
 
 @pytest.fixture
-def client(album: FakeAlbum, shared_app: tuple[_Current, FastAPI]) -> TestClient:
+def client(album: FakeAlbum, shared_app: SharedApp) -> TestClient:
     """Requests to pages and API over `album`, without a network."""
     current, app = shared_app
     current.album = album
@@ -96,6 +99,12 @@ def serving(app: FastAPI) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def shared_address(shared_app: SharedApp) -> Iterator[str]:
+    with serving(shared_app[1]) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     path = find_browser()
     assert path, "the browser tests need Debian's chromium: apt-get install chromium"
@@ -110,11 +119,11 @@ OpenPage = Callable[..., Page]
 
 @pytest.fixture
 def open_page(chromium: Browser) -> Iterator[OpenPage]:
-    """Opens pages of a TV (1920x1080) or what else is asked for; a script error fails the test."""
+    """Opens pages of a small TV or of what else is asked for; an error in a script fails the test."""
     contexts: list[BrowserContext] = []
     errors: list[str] = []
 
-    def open_(address: str, width: int = 1920, height: int = 1080, **options: Any) -> Page:
+    def open_(address: str, width: int = 1280, height: int = 720, **options: Any) -> Page:
         options.setdefault("locale", "en-GB")
         context = chromium.new_context(viewport={"width": width, "height": height}, **options)
         context.set_default_timeout(15_000)

@@ -321,7 +321,6 @@ def _row(
         "href": href,
         "photos": tiles,
         "count": present.t.number(total),
-        "more": total > len(tiles),
     }
 
 

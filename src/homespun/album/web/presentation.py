@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
@@ -124,6 +126,10 @@ class Presenter:
         }
 
     def moment(self, when: str) -> str:
+        """A moment that the album noted (ISO 8601, with a zone), in this machine's local time."""
+        with suppress(ValueError):  # what is no date is shown as it is
+            noted = datetime.fromisoformat(when)
+            when = (noted.astimezone() if noted.tzinfo else noted).isoformat()
         return " ".join(filter(None, (self.t.date(when), self.t.time(when))))
 
     def problem(self, problem: Problem, reason: str) -> dict[str, str]:

@@ -43,7 +43,7 @@
   }
 
   function putAway(page) {
-    page.style.height = page.offsetHeight + 'px';
+    page.style.height = page.getBoundingClientRect().height + 'px';
     page.innerHTML = '';
     page.classList.add('away');
   }
@@ -152,7 +152,8 @@
   });
 
   /* Holding a finger on a photo starts selecting, as on every phone. */
-  var holding = null;
+  var HOLD = 550;
+  var holding = null, held = false;
   function letGo() { clearTimeout(holding); holding = null; }
   grid.addEventListener('touchstart', function (event) {
     var tile = Homespun.closest(event.target, '.tile');
@@ -161,13 +162,16 @@
     holding = setTimeout(function () {
       setSelecting(true);
       toggle(tile, false);
-      // The click that follows the finger's lifting would take it out again.
-      grid.addEventListener('click', swallow, true);
-      setTimeout(function () { grid.removeEventListener('click', swallow, true); }, 700);
-    }, 550);
+      held = true;
+    }, HOLD);
   });
-  function swallow(event) { event.preventDefault(); event.stopPropagation(); grid.removeEventListener('click', swallow, true); }
-  ['touchend', 'touchmove', 'touchcancel'].forEach(function (kind) { grid.addEventListener(kind, letGo); });
+  ['touchmove', 'touchcancel'].forEach(function (kind) { grid.addEventListener(kind, letGo); });
+  grid.addEventListener('touchend', function (event) {
+    letGo();
+    // The click that follows the finger's lifting would take the photo out again.
+    if (held) { event.preventDefault(); }
+    held = false;
+  });
   grid.addEventListener('contextmenu', function (event) { if (selecting) { event.preventDefault(); } });
 
   if (opener) { opener.addEventListener('click', function () { setSelecting(!selecting); }); }

@@ -42,7 +42,7 @@
       gap = direction === RIGHT ? to.left - from.right : from.left - to.right;
       aside = apart(from.top, from.bottom, to.top, to.bottom);
       centres = Math.abs(from.top + from.bottom - to.top - to.bottom) / 2;
-      if (aside > 0 && (gap < 0 || !anyLine && aside > to.bottom - to.top)) { return null; }
+      if (aside > 0 && (gap < 0 || !anyLine)) { return null; }
     } else {
       gap = direction === DOWN ? to.top - from.bottom : from.top - to.bottom;
       aside = apart(from.left, from.right, to.left, to.right);
