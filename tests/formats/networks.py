@@ -9,7 +9,7 @@ from homespun.graph import Graph, GraphBuilder
 
 
 def small_network(seed: int = 0) -> Graph:
-    """Convolutions of three kinds, norm, activation, residual, pooling, linear; weights far from their initial values."""
+    """Convolutions of three kinds, norm, activation, residual, pooling, linear; weights far from initial values."""
     b = GraphBuilder("small", seed)
     x = b.input("image", (9, 9, 3))
     x = stem = b.op("relu6", b.batch_norm(b.conv(x, "stem", inputs=3, outputs=8, kernel=3), "norm", 8), name="act")
