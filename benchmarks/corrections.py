@@ -56,7 +56,9 @@ def fill(folder: Path, count: int) -> None:
                 photo_id += 1
                 taken = (BEGIN + timedelta(minutes=minutes * photo_id)).isoformat(timespec="seconds")
                 path = f"/photos/{taken[:4]}/{taken[5:7]} holiday/IMG_{photo_id:06}.JPG"
-                photos.append((photo_id, f"{photo_id:064x}", path.encode(), 4_000_000, 4032, 3024, "JPEG", taken, taken))
+                photos.append(
+                    (photo_id, f"{photo_id:064x}", path.encode(), 4_000_000, 4032, 3024, "JPEG", taken, taken)
+                )
                 texts.append((photo_id, path.lower()))
                 files.append((path.encode(), 4_000_000, photo_id, photo_id))
                 features.append((photo_id, BACKBONE, vector.tobytes()))

@@ -50,7 +50,12 @@ def test_csv_has_a_row_for_each_photo(album, tmp_path):
     with (tmp_path / "all.csv").open(encoding="utf-8-sig", newline="") as stream:
         first, second = csv.DictReader(stream)
     assert list(first) == list(CSV_COLUMNS)
-    assert (first["path"], first["topics"], first["topics_zh"], first["confirmed"]) == ("/photos/one.jpg", "red", "红色", "")
+    assert (first["path"], first["topics"], first["topics_zh"], first["confirmed"]) == (
+        "/photos/one.jpg",
+        "red",
+        "红色",
+        "",
+    )
     assert first["confidences"].startswith("red=0.")
     assert (second["path"], second["topics"], second["confirmed"], second["rejected"]) == (
         '/photos/odd "name", <b>.jpg',

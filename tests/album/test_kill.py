@@ -100,7 +100,11 @@ def test_what_was_learnt_is_the_same_whether_saved_or_learnt_again(tmp_path):
     saved = tmp_path / "learner" / "current.json"
     with open_album(tmp_path) as album:
         assert [album.photo(photo_id) for photo_id in ids] == expected
-    for damage in (saved.unlink, lambda: saved.write_text("{"), lambda: _flip(next(saved.parent.glob("*.safetensors")))):
+    for damage in (
+        saved.unlink,
+        lambda: saved.write_text("{"),
+        lambda: _flip(next(saved.parent.glob("*.safetensors"))),
+    ):
         damage()
         with open_album(tmp_path) as album:
             assert [album.photo(photo_id) for photo_id in ids] == expected

@@ -63,7 +63,7 @@ def test_a_library_from_the_future_is_left_alone(tmp_path):
     connection.execute("PRAGMA user_version = 99")
     connection.close()
     for read_only in (False, True):
-        with pytest.raises(LibraryError, match="newer Homespun .*99.* please update"):
+        with pytest.raises(LibraryError, match=r"newer Homespun .*99.* please update"):
             open_album(tmp_path, read_only=read_only)
     connection = sqlite3.connect(tmp_path / DATABASE)
     assert schema_version(connection) == 99

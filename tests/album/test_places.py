@@ -27,7 +27,9 @@ def test_nearest_city(latitude, longitude, english, chinese):
     assert (place.name_en, place.name_zh) == (english, chinese)
 
 
-@pytest.mark.parametrize("where", [(None, None), (None, 3.0), (3.0, None), (91.0, 0.0), (0.0, 181.0), (float("nan"), 0.0)])
+@pytest.mark.parametrize(
+    "where", [(None, None), (None, 3.0), (3.0, None), (91.0, 0.0), (0.0, 181.0), (float("nan"), 0.0)]
+)
 def test_no_place_for_no_coordinates(where):
     assert nearest_place(*where) is None
 

@@ -122,13 +122,23 @@ def test_places_and_months(album):
         ("Hangzhou, China", "杭州, 中国", 1),
     ]
     months = [(month.month, month.photos, album.ids.index(month.cover_photo_id)) for month in album.timeline()]
-    assert months[1:] == [("2021-12", 1, 4), ("2021-07", 1, 3), ("2021-06", 1, 2), ("2019-02", 2, months[4][2]), ("1987-01", 1, 5)]
+    assert months[1:] == [
+        ("2021-12", 1, 4),
+        ("2021-07", 1, 3),
+        ("2021-06", 1, 2),
+        ("2019-02", 2, months[4][2]),
+        ("1987-01", 1, 5),
+    ]
     assert months[4][2] in (0, 1)
 
 
 def test_a_photo_has_all_that_is_known_of_it(album):
     photo = album.photo(album.ids[2])
-    assert (photo.name, photo.paths, photo.taken) == ("rose.jpg", ["/photos/2021/Garden/rose.jpg"], "2021-06-30T23:59:59")
+    assert (photo.name, photo.paths, photo.taken) == (
+        "rose.jpg",
+        ["/photos/2021/Garden/rose.jpg"],
+        "2021-06-30T23:59:59",
+    )
     assert (photo.place, photo.place_zh, photo.status) == ("Zürich, Switzerland", "苏黎世, 瑞士", "ok")
     topics = {topic.key: topic for topic in photo.topics}
     assert topics["green"].present
@@ -172,5 +182,3 @@ def test_every_list_of_photos_comes_from_an_index(album):
                 plan = " ".join(row[3] for row in connection.execute(query, chosen.values))
                 assert "USING COVERING INDEX" in plan or "USING PRIMARY KEY" in plan, plan
                 assert "TEMP B-TREE" not in plan, plan
-
-

@@ -110,7 +110,11 @@ def test_a_photo_whose_file_became_unreadable_vanishes(album):
 
 
 def test_names_in_any_encoding(album):
-    pictures = [Picture("red", 1, "caf\udce9.jpg"), Picture("red", 2, "家庭/春节.jpg"), Picture("red", 3, "new\nline.jpg")]
+    pictures = [
+        Picture("red", 1, "caf\udce9.jpg"),
+        Picture("red", 2, "家庭/春节.jpg"),
+        Picture("red", 3, "new\nline.jpg"),
+    ]
     ids = add(album, *pictures)
     assert album._store.known_files().keys() == {picture.path for picture in pictures}
     assert album.photo(ids[0]).name == "caf\ufffd.jpg"
@@ -177,7 +181,7 @@ def test_the_lock_goes_with_the_process_that_held_it(tmp_path):
 
 
 def test_a_missing_or_foreign_library_is_named(tmp_path):
-    with pytest.raises(LibraryError, match="no album in .*album index"):
+    with pytest.raises(LibraryError, match=r"no album in .*album index"):
         Store.open(tmp_path / "nothing", read_only=True)
     (tmp_path / "album.sqlite3").write_bytes(b"this is a letter, not a database" * 400)
     with pytest.raises(LibraryError, match="damaged or is not an album"):
@@ -192,7 +196,7 @@ def test_a_full_disk_is_an_error_that_loses_nothing(album):
     writer = album._store._writer
     pages = writer.execute("PRAGMA page_count").fetchone()[0]
     writer.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StorageFullError, match="full; free some space"):
+    with pytest.raises(StorageFullError, match=r"full; free some space"):
         for shade in range(100, 400):
             add(album, Picture("blue", shade, f"more/{shade}.jpg"), sort=False)
 

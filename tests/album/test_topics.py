@@ -181,7 +181,13 @@ def test_the_history_tells_what_was_done(album):
     album.add_topic("Ours", [3], name_zh="我们")
     album.undo(1)
     newest, oldest = album.changes()
-    assert (oldest.id, oldest.kind, oldest.photos, oldest.topics, oldest.undone) == (1, "label", [1, 2], ["green"], True)
+    assert (oldest.id, oldest.kind, oldest.photos, oldest.topics, oldest.undone) == (
+        1,
+        "label",
+        [1, 2],
+        ["green"],
+        True,
+    )
     assert (newest.kind, newest.photos, newest.topics, newest.undone) == ("add-topic", [3], ["ours"], False)
     assert newest.details == {"name_en": "Ours", "name_zh": "我们"}
     assert [change.id for change in album.changes(limit=1)] == [2]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -224,7 +225,7 @@ def moved(step: Step, said: Collection[tuple[int, int]]) -> tuple[list[Moved], i
     differs[step.pending] = False
     rows, columns = _where(differs)
     certainty = np.abs(after.confidences[rows, columns] - 0.5)
-    moves = []
+    moves: list[Moved] = []
     total = 0
     for index in np.argsort(-certainty, kind="stable"):
         row, column = int(rows[index]), int(columns[index])
@@ -335,7 +336,7 @@ def _with_photos(standing: Standing, ids: npt.NDArray[np.int64]) -> Standing:
     all_ids = np.union1d(standing.ids, new)
     rows = np.searchsorted(all_ids, standing.ids)
 
-    def spread(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def spread(values: npt.NDArray[Any]) -> Any:
         result = np.zeros((len(all_ids), *values.shape[1:]), dtype=values.dtype)
         result[rows] = values
         return result
@@ -353,7 +354,7 @@ def _with_topics(standing: Standing, topics: tuple[TopicRow, ...]) -> Standing:
     targets = [new for new, _ in kept]
     sources = [column for _, column in kept]
 
-    def spread(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def spread(values: npt.NDArray[Any]) -> Any:
         result = np.zeros((len(values), len(topics)), dtype=values.dtype)
         result[:, targets] = values[:, sources]
         return result
@@ -377,4 +378,5 @@ def _where(cells: Booleans) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
 
 
 def _sigmoid(log_odds: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return np.reciprocal(1 + np.exp(-np.clip(log_odds, -30, 30)))
+    probability: npt.NDArray[np.float32] = np.reciprocal(1 + np.exp(-np.clip(log_odds, -30, 30)))
+    return probability

@@ -218,7 +218,10 @@ class Store:
         with self.reader() as connection:
             columns = "path, size, mtime_ns, inode, device, photo_id, reason, vanished"
             rows = connection.execute(f"SELECT {columns} FROM file")
-            return {path: KnownFile(*values, bool(vanished)) for path, *values, vanished in rows}
+            return {
+                path: KnownFile(size, mtime_ns, inode, device, photo_id, reason, bool(vanished))
+                for path, size, mtime_ns, inode, device, photo_id, reason, vanished in rows
+            }
 
     def photo_with_content(self, content_hash: str) -> int | None:
         """The id of the photo with this content, or None."""

@@ -11,6 +11,7 @@ from homespun.commands.output import (
     DataOption,
     JsonOption,
     Photos,
+    file_of,
     open_album,
     plural,
     print_change,
@@ -61,7 +62,7 @@ def correct(
 def undo(
     data: DataOption,
     change: Annotated[
-        int | None, typer.Argument(help="Number of the change; the last one if left out.", metavar="[CHANGE]")
+        int | None, typer.Argument(help="Number of the change; the last one if left out.", metavar="CHANGE")
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List changes, newest first, and change nothing.")] = False,
     redo: Annotated[bool, typer.Option("--redo", help="Put the change back that was undone.")] = False,
@@ -127,7 +128,7 @@ def doubts(
             print_json(found)
             return
         rows = [
-            (d.photo.id, d.topic, "in" if d.present else "not in", f"{d.confidence:.0%}", d.reason, d.photo.paths[0])
+            (d.photo.id, d.topic, "in" if d.present else "not in", f"{d.confidence:.0%}", d.reason, file_of(d.photo))
             for d in found
         ]
         print_table(("Photo", "Topic", "Now", "Sure", "Why", "File"), rows, right=("Photo", "Sure"))
@@ -150,10 +151,8 @@ def _ask(album: Album) -> None:
     answered: list[int] = []
     while found := album.doubts(ASKED_AT_A_TIME):
         doubt = found[0]
-        say(f"\n{doubt.photo.paths[0]}")
-        say(
-            f"Is photo {doubt.photo.id} in the topic {doubt.topic}? (the album is {doubt.confidence:.0%} sure that it is)"
-        )
+        say(f"\n{file_of(doubt.photo)}")
+        say(f"Is photo {doubt.photo.id} in the topic {doubt.topic}? (the album: {doubt.confidence:.0%} likely)")
         key = _key()
         if key == "q":
             break

@@ -44,12 +44,11 @@ def evaluate(
     """Measure accuracy, few-shot learning, corrections, calibration and doubts; write JSON, a table and plots."""
     if (test is None) == (split_by is None):
         raise typer.BadParameter("give either --test DIR or --split-by CSV")
+    counts = _numbers(shots)
     from homespun.album.vision import Embedder
     from homespun.learning import evaluate as evaluation
 
-    result = evaluation.run(
-        known, test, _numbers(shots), seeds, out, embed=Embedder().embed, split_by=split_by, quiet=as_json
-    )
+    result = evaluation.run(known, test, counts, seeds, out, embed=Embedder().embed, split_by=split_by, quiet=as_json)
     if as_json:
         print_json(result)
 

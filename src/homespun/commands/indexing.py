@@ -21,7 +21,7 @@ EXIT_INTERRUPTED = 130
 Folders = Annotated[
     list[Path] | None,
     typer.Argument(
-        help="Folders of photos, remembered for later; without any, those that are remembered.", metavar="[FOLDER...]"
+        help="Folders of photos, remembered for later; without any, those that are remembered.", metavar="FOLDER"
     ),
 ]
 

@@ -131,10 +131,15 @@ def _load(path: Path, architecture: str | None) -> Graph:
 
 
 def _facts(graph: Graph) -> dict[str, Any]:
+    """Shapes without the batch, and counts."""
+    from homespun.graph import infer
+
+    types = infer(graph)
     return {
-        "inputs": {name: list(graph.tensors[name].shape) for name in graph.inputs},
-        "outputs": {name: list(graph.tensors[name].shape) for name in graph.outputs},
+        "inputs": {name: list(types[name].shape[1:]) for name in graph.inputs},
+        "outputs": {name: list(types[name].shape[1:]) for name in graph.outputs},
         "operators": len(graph.nodes),
+        "parameters": sum(types[tensor.name].size for tensor in graph.with_role("parameter")),
     }
 
 

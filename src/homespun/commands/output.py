@@ -14,7 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from homespun.album import Album
-    from homespun.album.model import Change, PhotoTopic
+    from homespun.album.model import Change, Photo, PhotoTopic
 
 # Moves that a person is told one by one; --json has more of them.
 MOVES_SHOWN = 10
@@ -39,7 +39,7 @@ DataOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Photos = Annotated[
-    list[str], typer.Argument(help="Photos: their numbers (see `show`) or paths of their files.", metavar="PHOTO...")
+    list[str], typer.Argument(help="Photos: their numbers (see `show`) or paths of their files.", metavar="PHOTO")
 ]
 
 
@@ -97,6 +97,11 @@ def print_change(change: Change, done: str) -> None:
         say(f"  photo {move.photo_id} {way} {move.topic} ({move.confidence:.0%} sure)")
     if change.moved_total > MOVES_SHOWN:
         say(f"  ... and {change.moved_total - MOVES_SHOWN:,} more")
+
+
+def file_of(photo: Photo) -> str:
+    """A file of a photo, or its name where it has no file any more."""
+    return photo.paths[0] if photo.paths else photo.name
 
 
 def topic_words(topics: Iterable[PhotoTopic]) -> str:

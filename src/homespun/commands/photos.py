@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from homespun.commands.output import (
     DataOption,
     JsonOption,
+    file_of,
     open_album,
     plural,
     print_json,
@@ -18,6 +19,9 @@ from homespun.commands.output import (
     say,
     topic_words,
 )
+
+if TYPE_CHECKING:
+    from homespun.album.model import Photo
 
 
 class Sort(StrEnum):
@@ -72,7 +76,7 @@ def topics(
 def show(
     data: DataOption,
     photo: Annotated[
-        str | None, typer.Argument(help="One photo: its number or the path of a file.", metavar="[PHOTO]")
+        str | None, typer.Argument(help="One photo: its number or the path of a file.", metavar="PHOTO")
     ] = None,
     topic: Annotated[
         str | None, typer.Option(help='Key or name of a topic; "unsorted" for photos that are in none.')
@@ -95,13 +99,13 @@ def show(
     if as_json:
         print_json(page)
         return
-    rows = [(p.id, (p.taken or "")[:10], p.place or "", topic_words(p.topics), p.paths[0]) for p in page.photos]
+    rows = [(p.id, (p.taken or "")[:10], p.place or "", topic_words(p.topics), file_of(p)) for p in page.photos]
     print_table(("Photo", "Taken", "Place", "Topics", "File"), rows, right=("Photo",))
     shown = f"{offset + 1:,} to {offset + len(rows):,} of " if len(rows) < page.total else ""
     say(f"{shown}{plural(page.total, 'photo')}")
 
 
-def _show_one(photo, as_json: bool) -> None:  # type: ignore[no-untyped-def]
+def _show_one(photo: Photo, as_json: bool) -> None:
     if as_json:
         print_json(photo)
         return
@@ -132,7 +136,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """The album in numbers."""
-    from homespun.album.imaging.reasons import describe
+    from homespun.album.imaging.reasons import explain
 
     with open_album(data) as album:
         now, unreadable = album.status(), album.problems() if problems else []
@@ -154,7 +158,7 @@ def status(
         ],
     )
     for problem in unreadable:
-        say(f"{problem.path}: {describe(problem.reason)}" + (f" ({problem.detail})" if problem.detail else ""))
+        say(f"{problem.path}: {explain(problem.reason)}" + (f" ({problem.detail})" if problem.detail else ""))
 
 
 def export(

@@ -1,0 +1,346 @@
+"""The command line: what each command prints for people and programs, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from homespun.cli import main
+from homespun.learning import TopicLearner
+from tests.album import small_library
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
+
+
+@pytest.fixture(autouse=True)
+def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The tests' own topics and features, and no data folder of whoever runs them."""
+
+    def learner() -> TopicLearner:
+        learner = TopicLearner(small_library.DIMENSIONS)
+        for topic in small_library.BUILTIN:
+            pixels = np.full((1, 224, 224, 3), COLOURS[topic], dtype=np.uint8)
+            learner.learn(f"built in {topic}", Embedder().embed_pixels(pixels)[0], positive=[topic])
+        return learner
+
+    monkeypatch.setattr("homespun.learning.TopicLearner.builtin", staticmethod(learner))
+    monkeypatch.setattr("homespun.album.topics.builtin_names", lambda keys: small_library.BUILTIN)
+    monkeypatch.setattr("homespun.album.vision.Embedder", Embedder)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
+    monkeypatch.delenv("HOMESPUN_DATA", raising=False)
+
+
+class Embedder(small_library.Embedder):
+    """Mean colours about grey, so that colours lie in opposite directions."""
+
+    def embed_pixels(self, pixels):
+        return super().embed_pixels(pixels) - 0.35
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, colour in COLOURS.items():
+        for number in range(2):
+            Image.new("RGB", (64, 48 + number), colour).save(folder / f"{name}-{number}.jpg")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and then nothing")
+    return folder
+
+
+class Result:
+    """How a command ended and what it printed."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]):
+    def run(*words: str | Path) -> Result:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        code = ended.value.code
+        out, err = capfd.readouterr()
+        return Result(0 if code is None else int(code), out, err)
+
+    return run
+
+
+@pytest.fixture
+def indexed(run, photos: Path) -> Path:
+    assert run("album", "index", photos).code == 0
+    return photos
+
+
+def test_index_tells_what_it_did(run, photos):
+    result = run("album", "index", photos)
+    assert result.code == 0
+    assert "6 new" in result.out
+    assert "1 can't be read; `homespun album status --problems` says why." in result.out
+    again = run("album", "index", "--json")
+    assert again.code == 0
+    assert (again.json["new"], again.json["unchanged"], again.json["stopped"]) == (0, 7, False)
+
+
+def test_status(run, indexed):
+    status = run("album", "status", "--json").json
+    assert (status["photos"], status["unreadable"], status["topics"]) == (6, 1, 2)
+    assert status["roots"] == [str(indexed)]
+    told = run("album", "status", "--problems")
+    assert told.code == 0
+    assert f"{indexed / 'broken.jpg'}: " in told.out
+    problems = run("album", "status", "--problems", "--json").json["problems"]
+    assert [problem["path"] for problem in problems] == [str(indexed / "broken.jpg")]
+
+
+def test_topics_and_show(run, indexed):
+    topics = {topic["key"]: topic for topic in run("album", "topics", "--json").json}
+    assert (topics["red"]["photos"], topics["green"]["photos"]) == (2, 2)
+    assert "red\tRed\t红色\t2" in run("album", "topics").out
+    page = run("album", "show", "--topic", "red", "--json").json
+    assert page["total"] == 2
+    assert {photo["name"] for photo in page["photos"]} == {"red-0.jpg", "red-1.jpg"}
+    listed = run("album", "show", "--text", "blue", "--limit", "1")
+    assert "1 to 1 of 2 photos" in listed.out
+    one = run("album", "show", indexed / "red-0.jpg")
+    assert "64 x 48, JPEG" in one.out
+    assert run("album", "show", indexed / "red-0.jpg", "--json").json["name"] == "red-0.jpg"
+
+
+def test_correct_and_undo(run, indexed):
+    blue = indexed / "blue-0.jpg"
+    change = run("album", "correct", blue, "--is", "green", "--not", "red", "--json").json
+    assert (change["kind"], change["topics"]) == ("label", ["green", "red"])
+    assert {topic["key"]: topic["source"] for topic in run("album", "show", blue, "--json").json["topics"]} == {
+        "green": "human",
+        "red": "human",
+    }
+    told = run("album", "correct", blue, indexed / "blue-1.jpg", "--none")
+    assert "Noted for 2 photos (change 2)" in told.out
+    assert "1" in run("album", "undo", "--list").out
+    assert "Undone (change 1)" in run("album", "undo", "1").out
+    assert run("album", "undo", "1").code == 1
+    assert "Put back (change 1)" in run("album", "undo", "1", "--redo").out
+    assert [change["undone"] for change in run("album", "undo", "--list", "--json").json] == [False, False]
+
+
+def test_topics_of_ones_own(run, indexed):
+    topic = run("album", "add-topic", "Grandma's sea", indexed / "blue-0.jpg", "--zh", "外婆的海", "--json").json
+    assert (topic["key"], topic["name_zh"], topic["photos"]) == ("grandmas-sea", "外婆的海", 2)
+    assert run("album", "rename-topic", "grandmas-sea", "--en", "The sea").code == 0
+    assert run("album", "hide-topic", "The sea").code == 0
+    assert [topic["key"] for topic in run("album", "topics", "--json").json] == ["red", "green"]
+    assert run("album", "hide-topic", "外婆的海", "--show").code == 0
+    assert [topic["name_en"] for topic in run("album", "topics", "--json").json] == ["Red", "Green", "The sea"]
+    assert "Removed grandmas-sea" in run("album", "remove-topic", "The sea").out
+    assert "The sea" not in run("album", "topics", "--all").out
+
+
+def test_doubts(run, indexed):
+    assert isinstance(run("album", "doubts", "--json").json, list)
+    assert run("album", "doubts").code == 0
+    change = run("album", "doubts", "--answer", indexed / "blue-0.jpg", "red", "no", "--json").json
+    assert (change["kind"], change["details"]) == ("answer", {"answer": "no"})
+    assert run("album", "doubts", "--answer", indexed / "blue-0.jpg", "red", "perhaps").code == 2
+    assert run("album", "doubts", "--ask").code == 2  # no terminal here
+
+
+def test_export(run, indexed, tmp_path):
+    assert run("album", "export", tmp_path / "all.csv", "--json").json == {
+        "file": str(tmp_path / "all.csv"),
+        "format": "csv",
+        "photos": 6,
+    }
+    assert "6 photos written" in run("album", "export", tmp_path / "all.json").out
+    assert len(json.loads((tmp_path / "all.json").read_text())["photos"]) == 6
+    run("album", "export", tmp_path / "all.json", "--sidecars", tmp_path / "side")
+    assert len(list((tmp_path / "side").rglob("*.xmp"))) == 6
+    assert list(indexed.glob("*.xmp")) == []
+
+
+FAILURES = [
+    (("album", "status"), 1, "there is no album in"),
+    (("album", "index"), 1, "no folder of photos yet"),
+    (("album", "index", "/no/such/folder"), 1, "there is no folder /no/such/folder"),
+    (("album", "index", __file__), 1, "is not a folder"),
+    (("model", "info", "/no/such/net.hsp"), 1, "there is no such file"),
+    (("model", "info", "net.docx"), 1, "can't be read"),
+    (("album", "serve", "--host", "192.0.2.1", "--port", "1"), 1, "can't listen on 192.0.2.1 port 1"),
+    (("album", "serve", "--language", "fr"), 2, "en or zh"),
+    (("album", "undo", "--redo"), 2, "--redo needs the number of a change"),
+    (("album", "undo", "first"), 2, "valid integer"),
+    (("album", "indx"), 2, "indx"),
+    (("album", "index", "--folder"), 2, "--folder"),
+    (("album", "evaluate", "--known", "."), 2, "--test DIR or --split-by"),
+    (("album", "evaluate", "--known", ".", "--test", ".", "--shots", "1,x"), 2, "1,2,5"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "said"), FAILURES)
+def test_failures_are_one_line_and_an_exit_code(run, words, code, said):
+    result = run(*words)
+    assert result.code == code
+    assert said in result.err
+    assert "Traceback" not in result.err
+    assert result.out == ""
+    if code == 1:
+        assert result.err.count("\n") == 1
+        assert result.err.startswith("homespun: ")
+
+
+def test_failures_within_an_album(run, indexed):
+    for words, said in (
+        (
+            ("correct", indexed / "red-0.jpg", "--is", "wedding"),
+            "there is no topic 'wedding'; the topics are: red, green",
+        ),
+        (("correct", "999", "--is", "red"), "there is no photo 999"),
+        (("correct", indexed / "broken.jpg", "--is", "red"), "status --problems"),
+        (("correct", indexed / "red-0.jpg"), "a correction names topics"),
+        (("show", "--from", "05.2020"), "is no date"),
+        (("show", "--sort", "doubt"), "within a topic"),
+        (("remove-topic", "red"), "hidden, not removed"),
+        (("undo",), "nothing to undo"),
+        (("export", "/no/such/folder/all.json"), "No such file"),
+    ):
+        result = run("album", *words)
+        assert result.code == 1, words
+        assert said in result.err
+        assert result.err.count("\n") == 1
+
+
+def test_errors_as_json(run):
+    result = run("album", "status", "--json")
+    assert result.code == 1
+    assert json.loads(result.err)["kind"] == "LibraryError"
+    assert result.out == ""
+
+
+def test_two_at_once(run, indexed, tmp_path):
+    from homespun.commands.output import default_data_dir
+
+    with small_library.open_album(default_data_dir()):
+        busy = run("album", "correct", indexed / "red-0.jpg", "--none")
+        assert busy.code == 1
+        assert f"(process {os.getpid()})" in busy.err
+        assert run("album", "topics").code == 0
+
+
+def test_data_folder_by_option_and_environment(run, photos, tmp_path, monkeypatch):
+    assert run("album", "index", photos, "--data", tmp_path / "here").code == 0
+    assert (tmp_path / "here" / "album.sqlite3").exists()
+    assert run("album", "status").code == 1
+    monkeypatch.setenv("HOMESPUN_DATA", str(tmp_path / "here"))
+    assert run("album", "status", "--json").json["photos"] == 6
+
+
+@pytest.mark.parametrize("words", [(), ("album",), ("album", "index"), ("album", "serve"), ("model", "bench")])
+def test_help_reads_well(run, words):
+    result = run(*words, "--help")
+    assert result.code == 0
+    assert "Usage: homespun" in result.out
+
+
+def test_every_command_is_documented():
+    from homespun.commands import build_app
+
+    page = (Path(__file__).parents[1] / "docs" / "command-line.md").read_text()
+    for group in build_app().registered_groups:
+        for command in group.typer_instance.registered_commands:
+            name = command.name or command.callback.__name__.replace("_", "-")
+            assert f"homespun {group.name} {name}" in page, f"docs/command-line.md does not tell of {group.name} {name}"
+
+
+def test_model_commands(run, tmp_path):
+    import homespun as hs
+
+    hs.save(hs.zoo.mobilenet_v2(classes=3, width=0.35, image_size=32), tmp_path / "net.hsp")
+    listing = run("model", "info", tmp_path / "net.hsp")
+    assert listing.code == 0
+    assert "parameters" in listing.out
+    facts = run("model", "info", tmp_path / "net.hsp", "--json").json
+    assert list(facts["outputs"].values()) == [[3]]
+    converted = run(
+        "model", "convert", tmp_path / "net.hsp", tmp_path / "small.hsp", "--weights", "int8", "--json"
+    ).json
+    assert converted["bytes"] < converted["bytes_before"] / 2
+    timed = run("model", "bench", tmp_path / "small.hsp", "--runs", "2", "--threads", "1", "--json").json
+    assert 0 < timed["min_ms"] <= timed["median_ms"]
+    assert timed["arena_bytes"] > 0
+    assert "Median" in run("model", "bench", tmp_path / "small.hsp", "--runs", "2", "--threads", "1").out
+
+
+def test_without_the_album_extra_it_says_what_to_install(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "typer", None)
+    for name in [name for name in sys.modules if name.startswith("homespun.commands")]:
+        monkeypatch.delitem(sys.modules, name)
+    result = run("album", "status")
+    assert result.code == 1
+    assert "pip install 'homespun[album]'" in result.err
+
+
+def program(*words: str | Path, **options: Any) -> subprocess.Popen[str]:
+    code = "import sys; from homespun.cli import main; main(sys.argv[1:])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **options,
+    )
+
+
+def test_as_a_program(tmp_path):
+    ended = program("--version")
+    out, err = ended.communicate(timeout=60)
+    assert (ended.returncode, err) == (0, "")
+    assert out.startswith("homespun ")
+    ended = program("album", "status", "--data", tmp_path)
+    out, err = ended.communicate(timeout=60)
+    assert (ended.returncode, out) == (1, "")
+    assert err.startswith("homespun: there is no album in")
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_serve_tells_its_address_and_ends_cleanly(tmp_path, ending):
+    server = program("album", "serve", "--port", "0", "--data", tmp_path / "data", "--json", process_group=0)
+    try:
+        assert server.stdout is not None
+        lines = [server.stdout.readline() for _ in range(3)]
+        address = json.loads("".join(lines))["address"]
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(f"{address}/api/v1/status", timeout=5) as answer:
+                    assert json.load(answer)["photos"] == 0
+                break
+            except OSError:
+                assert time.monotonic() < deadline, "the server did not answer"
+                time.sleep(0.1)
+        server.send_signal(ending)
+        _, err = server.communicate(timeout=30)
+    finally:
+        server.kill()
+    assert server.returncode == 0
+    assert "The album is closed." in err
+    assert "Traceback" not in err
+    # The data folder is free again.
+    small_library.open_album(tmp_path / "data", builtin=None).close()
