@@ -246,6 +246,8 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "unknown attribute": (edit(lambda h, g: node(g, "sum")["attributes"].update(evil=1)), "unknown attribute 'evil'"),
     "attribute of a wrong type": (edit(lambda h, g: node(g, "stem")["attributes"].update(groups="1")), "'groups'"),
     "attribute beyond 32 bits": (edit(lambda h, g: node(g, "stem")["attributes"].update(groups=2**40)), "32 bits"),
+    "attribute nested": (edit(lambda h, g: node(g, "stem")["attributes"].update(stride=_nested(900))), "a list"),
+    "shape nested": (edit(lambda h, g: tensor(g, "stem.weight").update(shape=_nested(900))), "axis 0"),
     "attribute null": (edit(lambda h, g: node(g, "stem")["attributes"].update(groups=None)), "null"),
     "stride of three": (edit(lambda h, g: node(g, "stem")["attributes"].update(stride=[1, 1, 1])), "'stride'"),
     "stride zero": (edit(lambda h, g: node(g, "stem")["attributes"].update(stride=[0, 0])), "stem|graph"),
@@ -283,6 +285,10 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "offsets as text": (edit(lambda h, g: h["stem.weight"].update(data_offsets="0")), "expected a list"),
     "dtype that is not stored": (edit(lambda h, g: h["stem.weight"].update(dtype="F8_E4M3")), "F8_E4M3"),
 }
+
+
+def _nested(depth: int) -> list[Any]:
+    return [_nested(depth - 1)] if depth else []
 
 
 def _without(file: bytes) -> bytes:

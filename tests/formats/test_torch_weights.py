@@ -254,7 +254,6 @@ HOSTILE: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "text longer than the file": (raw(b"X\xff\xff\xff\x7fabc"), "malformed"),
     "bytes longer than the file": (raw(b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f"), "malformed"),
     "a number of many digits": (raw(b"I" + b"9" * 100_000 + b"\n"), "malformed"),
-    "too many opcodes": (lambda: raw(b"N" * 1_000_001), "more than 1,000,000 pickle opcodes"),
     "a persistent id that is text": (raw(b"X\x01\0\0\0aQ"), "persistent id"),
     "a storage of no class": (zipped(pickled(Persistent(("storage", "x", "0", "cpu", 3))), THREE), "storage"),
     "a storage of negative size": (zipped(pickled(storage(count=-1)), THREE), "storage"),
@@ -328,6 +327,13 @@ def test_hostile_files_are_refused_by_name_and_place(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_endless_pickles_end(tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(raw(b"N" * 1_000_001))
+    with pytest.raises(hs.FormatError, match="more than 1,000,000 pickle opcodes"):
+        read_state_dict(tmp_path / "net.pth")
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")  # from pickletools, at a changed byte in a text
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data(), name=st.sampled_from(["old.pth", "zip.pth", "protocol4.pth"]))
 def test_changed_bytes_give_an_error_or_arrays(tmp_path: Path, data: st.DataObject, name: str) -> None:

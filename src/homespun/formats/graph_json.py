@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -119,7 +120,7 @@ class Reader:
         graph = Graph(self.field(document, "name", str, place))
         for key, value in self.field(document, "metadata", dict, place).items():
             if type(value) is not str:
-                raise self.fail(place, f"metadata {key!r} is {_kind(value)}, expected a string")
+                raise self.fail(place, f"metadata {shortened(key)} is {_kind(value)}, expected a string")
             graph.metadata[key] = value
         graph.inputs, graph.outputs = self.names(document, "inputs", place), self.names(document, "outputs", place)
         if len(set(graph.inputs)) != len(graph.inputs):
@@ -136,20 +137,20 @@ class Reader:
         self, graph: Graph, place: str, entry: Any, arrays: Callable[[str, dict[str, Any], Tensor], Array]
     ) -> None:
         name = self.field(entry, "name", str, place)
-        place = f"tensor {name!r}"
+        place = f"tensor {shortened(name)}"
         role, dtype = self.field(entry, "role", str, place), self.field(entry, "dtype", str, place)
         if not name or name in graph.tensors:
             raise self.fail(place, "the name is empty or is given twice")
         if role not in _ROLES:
-            raise self.fail(place, f"role {role!r}; it can be {', '.join(_ROLES)}")
+            raise self.fail(place, f"role {shortened(role)}; it can be {', '.join(_ROLES)}")
         if dtype not in ITEM_SIZE:
-            raise self.fail(place, f"dtype {dtype!r}; it can be {', '.join(ITEM_SIZE)}")
+            raise self.fail(place, f"dtype {shortened(dtype)}; it can be {', '.join(ITEM_SIZE)}")
         shape = self.field(entry, "shape", list, place)
         least = 1 if role == "input" else 0
         for i, d in enumerate(shape):
             free = d == BATCH and i == 0 and role == "input"
             if type(d) is not int or not (free or least <= d <= _LARGEST_INT):
-                raise self.fail(place, f"axis {i} of the shape is {d!r}")
+                raise self.fail(place, f"axis {i} of the shape is {shortened(d)}")
         tensor = Tensor(name, cast(Role, role), tuple(shape), dtype)
         if role != "input":
             tensor.data = arrays(place, entry, tensor)
@@ -157,52 +158,54 @@ class Reader:
 
     def _node(self, graph: Graph, place: str, entry: Any, written: set[str]) -> None:
         op, name = self.field(entry, "op", str, place), self.field(entry, "name", str, place)
-        place = f"node {name or place}"
+        place = f"node {shortened(name)}" if name else place
         if op not in OPERATORS:
-            raise self.fail(place, f"there is no operator named {op!r}")
+            raise self.fail(place, f"there is no operator named {shortened(op)}")
         inputs, outputs = self.names(entry, "inputs", place), self.names(entry, "outputs", place)
         if not outputs or not outputs[0]:
             raise self.fail(place, "it has no output")
         for out in outputs:
             role = graph.tensors[out].role if out in graph.tensors else "activation"
             if out and (out in written or role in ("input", "constant")):
-                raise self.fail(place, f"it writes {out!r}, which is an {role} or is written already")
+                raise self.fail(place, f"it writes {shortened(out)}, which is an {role} or is written already")
             written.add(out)
         attributes = {
-            key: self._attribute(f"{place}: attribute {key!r}", op, key, value)
+            key: self._attribute(f"{place}: attribute {shortened(key)}", op, key, value)
             for key, value in self.field(entry, "attributes", dict, place).items()
         }
         graph.add_node(op, inputs, outputs, attributes, name)
 
     def _attribute(self, place: str, op: str, key: str, value: Any) -> Attribute:
         """A value of the type that the operator's default has; an int where a float is expected becomes one."""
-        found = self._decode(place, value)
         default = OPERATORS[op].attributes.get(key, REQUIRED)
+        if type(value) is int and value == default:
+            return value  # even one beyond 32 bits, such as the end of a slice that has none
+        found = self._decode(place, value)
         if type(default) is float and type(found) is int:
             return float(found)
         either = key == "padding" and isinstance(found, str)  # names of a rule are possible beside numbers
         if default is not REQUIRED and not either and type(found) is not type(default):
             raise self.fail(place, f"found {_kind(value)}, expected something like {default!r}")
         if isinstance(default, tuple) and isinstance(found, tuple) and [*map(type, found)] != [*map(type, default)]:
-            raise self.fail(place, f"found {list(found)}, expected something like {list(default)}")
+            raise self.fail(place, f"found {shortened(list(found))}, expected something like {list(default)}")
         return found
 
     def _decode(self, place: str, value: Any) -> Attribute:
         if isinstance(value, list):
-            items = tuple(self._decode(place, v) for v in value)
-            if any(type(i) not in (int, float) for i in items):
-                raise self.fail(place, "a list of anything but numbers")
-            return cast(Attribute, items)
+            return cast(Attribute, tuple(self._number(place, v) for v in value))
+        return value if type(value) in (str, bool) else self._number(place, value)
+
+    def _number(self, place: str, value: Any) -> int | float:
         if isinstance(value, dict):
             text = self.field(value, "float", str, place)
             if text not in ("inf", "-inf", "nan") or len(value) > 1:
-                raise self.fail(place, f"{value!r} is no number")
+                raise self.fail(place, f"{shortened(text)} is no number")
             return float(text)
         if type(value) is int and abs(value) > _LARGEST_INT:
             raise self.fail(place, f"{value} does not fit 32 bits")
-        if type(value) not in (int, float, str, bool):
-            raise self.fail(place, f"{_kind(value)} can't be an attribute")
-        return cast(Attribute, value)
+        if type(value) not in (int, float):
+            raise self.fail(place, f"found {_kind(value)}, expected a number")
+        return cast(float, value)
 
     def _check(self, graph: Graph) -> None:
         """Names, order and shapes, by the graph's own rules."""
@@ -216,7 +219,7 @@ class Reader:
             raise self.fail("graph", f"a node's attributes make no sense ({type(e).__name__}: {e})") from None
         for name, t in types.items():
             if any(type(d) is not int or d < 0 for d in t.shape) or t.nbytes > _LARGEST_TENSOR:
-                raise self.fail(f"tensor {name!r}", f"would have the shape {list(t.shape)}")
+                raise self.fail(f"tensor {shortened(name)}", f"would have the shape {list(t.shape)}")
 
 
 _KINDS: dict[type, str] = {
@@ -228,6 +231,15 @@ _KINDS: dict[type, str] = {
     dict: "an object",
     type(None): "null",
 }
+
+
+def shortened(value: Any) -> str:
+    """`repr` of something out of a file, but short, however long or deep it is there."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def _kind(value: Any) -> str:

@@ -17,6 +17,7 @@ from homespun.compression import dequantize_per_channel, quantize_weights
 from homespun.errors import ModelError, OptionError
 from homespun.formats import graph_json
 from homespun.formats.atomic import replacing
+from homespun.formats.graph_json import shortened
 from homespun.graph import Array, Graph, Tensor, check
 from homespun.graph.graph import data_of
 
@@ -119,21 +120,23 @@ class _File:
         at = 0
         for (begin, end), key in spans:
             if begin != at:
-                raise self.reader.fail(f"array {key!r}", f"begins at byte {begin} of the data, expected {at}")
+                raise self.reader.fail(f"array {shortened(key)}", f"begins at byte {begin} of the data, expected {at}")
             at = end
         if at != self.size:
             what = "truncated" if at > self.size else "longer than its header says"
             raise self.reader.fail("data", f"{self.size} bytes, expected {at}; the file is {what}")
 
     def _span(self, key: str, entry: Any) -> tuple[int, int]:
-        place = f"array {key!r}"
+        place = f"array {shortened(key)}"
         offsets = self.reader.field(entry, "data_offsets", list, place)
         shape = self.reader.field(entry, "shape", list, place)
         stored = self.reader.field(entry, "dtype", str, place)
         if stored not in _STORED_AS:
-            raise self.reader.fail(place, f"dtype {stored!r}; it can be {', '.join(_STORED_AS)}")
+            raise self.reader.fail(place, f"dtype {shortened(stored)}; it can be {', '.join(_STORED_AS)}")
         if len(offsets) != 2 or any(type(n) is not int or n < 0 for n in (*offsets, *shape)):
-            raise self.reader.fail(place, f"offsets {offsets} and shape {shape} are not what they should be")
+            raise self.reader.fail(
+                place, f"offsets {shortened(offsets)} and shape {shortened(shape)} are not what they should be"
+            )
         expected = np.dtype(_STORED_AS[stored]).itemsize
         for d in shape:
             expected *= d
@@ -148,7 +151,7 @@ class _File:
         def take(place: str, key: str, dtype: str, shape: tuple[int, ...]) -> Array:
             entry = self.entries.get(key)
             if entry is None:
-                raise self.reader.fail(place, f"the file has no array {key!r}")
+                raise self.reader.fail(place, f"the file has no array {shortened(key)}")
             found = (_STORED_AS[entry["dtype"]], tuple(entry["shape"]))
             if found != (dtype, shape):
                 raise self.reader.fail(
@@ -163,7 +166,7 @@ class _File:
             if stored == t.dtype:
                 return take(place, t.name, t.dtype, t.shape)
             if stored not in ("int8", "float16") or t.dtype != "float32":
-                raise self.reader.fail(place, f"{t.dtype} stored as {stored!r} is unknown here")
+                raise self.reader.fail(place, f"{t.dtype} stored as {shortened(stored)} is unknown here")
             array = take(place, t.name, stored, t.shape)
             if stored == "float16":
                 return array.astype(np.float32)
@@ -172,13 +175,13 @@ class _File:
             key = self.reader.field(entry, "scale", str, place)
             scale = take(place, key, "float32", t.shape[-1:])
             if not (np.isfinite(scale).all() and (scale > 0).all()):
-                raise self.reader.fail(place, f"the scales {key!r} are not all positive and finite")
+                raise self.reader.fail(place, f"the scales {shortened(key)} are not all positive and finite")
             return dequantize_per_channel(array, scale)
 
         graph = self.reader.graph(self.text, data_for)
         idle = self.entries.keys() - used
         if idle:
-            raise self.reader.fail(f"array {min(idle)!r}", "no tensor of the graph uses it")
+            raise self.reader.fail(f"array {shortened(min(idle))}", "no tensor of the graph uses it")
         return graph
 
 
