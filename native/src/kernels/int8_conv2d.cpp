@@ -30,14 +30,14 @@ int64_t block_rows(const Ints& d) {
   return min_of(min_of(max_of(24, fit), 384), round_up(rows_of(d), 24));
 }
 
-// A thread's workspace: codes of a block of rows, their scales, and one window of floats.
+// A thread's workspace: codes of a block of rows, their scales, and a few windows of floats.
 struct Workspace {
-  int64_t scales, window, bytes;
+  int64_t scales, windows, bytes;
 };
 Workspace workspace_of(const Ints& d) {
   const int64_t codes = round_up(block_rows(d) * int8_inner(inner_of(d)) + 64, 64);
-  const int64_t scales = round_up(block_rows(d) * 4, 64);
-  return {codes, codes + scales, codes + scales + round_up(inner_of(d) * 4 + 64, 64)};
+  const int64_t scales = round_up((block_rows(d) + kQuantizedRows) * 4, 64);
+  return {codes, codes + scales, codes + scales + round_up(kQuantizedRows * inner_of(d) * 4, 64)};
 }
 
 template <class T>
@@ -78,6 +78,35 @@ void gather_window(const Ints& d, const T* input, int64_t group, int64_t m, T* t
   }
 }
 
+// Codes and scales of what lies under the windows of these output pixels. Windows within the image are read in place.
+void quantize_windows(const Ints& d, const float* input, int64_t group, Range pixels, uint8_t* codes, float* scales,
+                      float* windows) {
+  const int64_t channels = d.channels / d.groups, inner = inner_of(d), row = d.width * d.channels;
+  const int64_t run = d.kernel_w * channels;  // floats that lie together, in the image too, unless groups or gaps part them
+  const bool together = (d.groups == 1 || d.kernel_w == 1) && (d.dilation_w == 1 || d.kernel_w == 1);
+  int64_t x = pixels.begin % d.out_width, y = pixels.begin / d.out_width % d.out_height;
+  int64_t image = pixels.begin / d.out_width / d.out_height;
+  Lines lines[kQuantizedRows];
+  for (int64_t m = pixels.begin; m < pixels.end; m += kQuantizedRows) {
+    const int64_t count = min_of(kQuantizedRows, pixels.end - m);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t top = y * d.stride_h - d.pad_top, left = x * d.stride_w - d.pad_left;
+      if (together && top >= 0 && top + (d.kernel_h - 1) * d.dilation_h < d.height && left >= 0 && left + d.kernel_w <= d.width) {
+        lines[i] = {input + (image * d.height + top) * row + left * d.channels + group * channels, row * d.dilation_h};
+      } else {
+        lines[i] = {windows + i * inner, run};
+        gather_window<float>(d, input, group, m + i, windows + i * inner);
+      }
+      if (++x == d.out_width) {
+        x = 0;
+        if (++y == d.out_height) y = 0, ++image;
+      }
+    }
+    quantize_rows(lines, count, d.kernel_h, run, d.input_non_negative != 0,
+                  codes + (m - pixels.begin) * int8_inner(inner), int8_inner(inner), scales + (m - pixels.begin));
+  }
+}
+
 void int8_conv2d(const Context& context) {
   const auto& d = ints_of<Ints>(context);
   const auto& p = operands_of<Operands>(context);
@@ -91,6 +120,7 @@ void int8_conv2d(const Context& context) {
   const Workspace layout = workspace_of(d);
   uint8_t* codes = p.workspace.absent() ? nullptr : static_cast<uint8_t*>(p.workspace) + context.thread * layout.bytes;
   auto* scales = reinterpret_cast<float*>(codes + layout.scales);
+  auto* windows = reinterpret_cast<float*>(codes + layout.windows);
   const int64_t block = block_rows(d);
 
   for (int64_t group = 0; group < d.groups; ++group) {
@@ -122,19 +152,11 @@ void int8_conv2d(const Context& context) {
     g.a_row = int8_inner(inner);
     for (int64_t begin = my_rows.begin; begin < my_rows.end; begin += block) {
       const int64_t end = min_of(my_rows.end, begin + block);
-      for (int64_t m = begin; m < end; ++m) {
-        uint8_t* to = codes + (m - begin) * g.a_row;
-        if (d.input_codes != 0) {
-          gather_window<uint8_t>(d, p.input, group, m, to);
-          continue;
-        }
-        const float* window = static_cast<const float*>(p.input) + m * d.channels + group * channels;
-        if (!is_pointwise(d)) {
-          auto* gathered = reinterpret_cast<float*>(codes + layout.window);
-          gather_window<float>(d, p.input, group, m, gathered);
-          window = gathered;
-        }
-        scales[m - begin] = quantize_row(window, inner, d.input_non_negative != 0, to);
+      if (d.input_codes != 0) {
+        for (int64_t m = begin; m < end; ++m)
+          gather_window<uint8_t>(d, p.input, group, m, codes + (m - begin) * g.a_row);
+      } else {
+        quantize_windows(d, p.input, group, {begin, end}, codes, scales, windows);
       }
       g.row_scale = d.input_codes != 0 ? nullptr : scales;
       multiply(begin, end);

@@ -6,6 +6,7 @@ namespace hs::HS_ISA {
 namespace {
 
 constexpr int64_t kRowBlockBytes = 256 << 10;
+constexpr float kOne = 1.0f;
 
 // Packed B: scale, bias and the value that sums start from, for each column; then the panels, each with one register of
 // kWidth columns x 4 rows after the other.
@@ -25,6 +26,7 @@ struct Tile {
   const uint8_t* a;
   int64_t a_row;
   const float* row_scale;
+  int64_t row_scale_step;  // 1, or 0: all rows have the same
   const uint8_t* b;
   int64_t b_step;  // bytes from four rows of B to the next four
   int64_t steps;   // inner / 4
@@ -42,8 +44,10 @@ struct Tile {
 
 template <int kVectors>
 HS_INLINE void store_codes(uint8_t* to, const Wide::Ints* values, int64_t last_lanes) {
-  if (kVectors == 4 && last_lanes == kWidth) {
-    Wide::store(to, Wide::linear(values[0], values[1], values[2], values[3]));
+  if (kVectors > 1 && last_lanes == kWidth) {
+    constexpr int kLast = kVectors - 1;
+    const auto bytes = Wide::linear(values[0], values[1], values[kLast < 2 ? kLast : 2], values[kLast]);
+    Wide::store_first(to, bytes, kVectors);
     return;
   }
 #pragma GCC unroll 4
@@ -57,7 +61,8 @@ HS_INLINE void store_codes(uint8_t* to, const Wide::Ints* values, int64_t last_l
   }
 }
 
-template <int kRows, int kVectors>
+// Where the sums go is a parameter of the template: with both ways in one function, GCC keeps the sums in memory.
+template <int kRows, int kVectors, bool kCodes>
 void run_tile(const Tile& t) {
   Wide::Ints sum[kRows][kVectors];
 #pragma GCC unroll 4
@@ -89,11 +94,11 @@ void run_tile(const Tile& t) {
     scale[v] = load(t.scale + v * kWidth);
     bias[v] = load(t.bias + v * kWidth);
   }
-  if (t.codes != nullptr) {
+  if constexpr (kCodes) {
     const Vec top = broadcast(255.0f);  // also keeps the conversion to int32 from overflowing
 #pragma GCC unroll 24
     for (int r = 0; r < kRows; ++r) {
-      const Vec row_scale = broadcast(t.row_scale == nullptr ? 1.0f : t.row_scale[r]);
+      const Vec row_scale = broadcast(t.row_scale[r * t.row_scale_step]);
       Wide::Ints values[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
@@ -104,11 +109,12 @@ void run_tile(const Tile& t) {
     }
     return;
   }
+  if constexpr (kCodes) return;
   const Vec low = broadcast(t.limits.low), high = broadcast(t.limits.high);
   const bool full = t.last_lanes == kWidth;
 #pragma GCC unroll 24
   for (int r = 0; r < kRows; ++r) {
-    const Vec row_scale = broadcast(t.row_scale == nullptr ? 1.0f : t.row_scale[r]);
+    const Vec row_scale = broadcast(t.row_scale[r * t.row_scale_step]);
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       const bool whole = full || v + 1 < kVectors;
@@ -134,11 +140,12 @@ void run_tile(const Tile& t) {
 constexpr int rows_of_tile(int vectors) { return kTileVectors / vectors < 12 ? kTileVectors / vectors : 12; }
 using TileFunction = void (*)(const Tile&);
 struct TileTable {
-  TileFunction of[kInt8PanelVectors + 1][13];
+  TileFunction of[2][kInt8PanelVectors + 1][13];
 };
 template <int kVectors, int kRows>
 constexpr void fill(TileTable& table) {
-  table.of[kVectors][kRows] = run_tile<kRows, kVectors>;
+  table.of[0][kVectors][kRows] = run_tile<kRows, kVectors, false>;
+  table.of[1][kVectors][kRows] = run_tile<kRows, kVectors, true>;
   if constexpr (kRows > 1) {
     fill<kVectors, kRows - 1>(table);
   } else if constexpr (kVectors > 1) {
@@ -201,6 +208,7 @@ void int8_gemm(const Int8Gemm& g, Range rows, Range vectors) {
   const int64_t count = rows.end - rows.begin;
   const int64_t row_blocks = divide_up(count * inner, kRowBlockBytes);
   Tile tile{};
+  tile.row_scale_step = g.row_scale != nullptr;
   tile.a_row = g.a_row;
   tile.steps = inner / 4;
   tile.c_row = g.c_row;
@@ -226,42 +234,16 @@ void int8_gemm(const Int8Gemm& g, Range rows, Range vectors) {
         const int64_t m = block_begin + (block_end - block_begin) * i / tiles;
         const int64_t m_end = block_begin + (block_end - block_begin) * (i + 1) / tiles;
         tile.a = g.a + m * g.a_row;
-        tile.row_scale = g.row_scale == nullptr ? nullptr : g.row_scale + m;
+        tile.row_scale = g.row_scale == nullptr ? &kOne : g.row_scale + m;
         tile.c = g.c == nullptr ? nullptr : g.c + m * g.c_row + n;
         tile.codes = g.codes == nullptr ? nullptr : g.codes + m * g.c_row + n;
         const bool adds = g.residual != nullptr && (in_registers || !g.residual_after);
         tile.residual = adds ? g.residual + m * g.residual_row + n : nullptr;
-        kTiles.of[end - begin][m_end - m](tile);
+        kTiles.of[g.codes != nullptr][end - begin][m_end - m](tile);
         if (!in_registers) finish_tile(g, m, m_end - m, n, width);
       }
     }
   }
-}
-
-float quantize_row(const float* x, int64_t n, bool non_negative, uint8_t* codes) {
-  const int64_t whole = n / kWidth * kWidth;
-  Vec most = zero();
-  for (int64_t i = 0; i < whole; i += kWidth) {
-    const Vec v = load(x + i);
-    most = max_of(most, non_negative ? v : abs_of(v));
-  }
-  if (whole < n) {
-    const Vec v = load_part(x + whole, n - whole);
-    most = max_of(most, non_negative ? v : abs_of(v));
-  }
-  const float largest = largest_of(most);
-  const float codes_of_largest = non_negative ? 255.0f : 127.0f;
-  // A row of zeros, or of numbers too small to have a reciprocal, is all zero codes.
-  const float inverse = largest > 1e-35f ? codes_of_largest / largest : 0.0f;
-  const int32_t zero_code = non_negative ? 0 : 128;
-  const Vec factor = broadcast(inverse);
-  const Wide::Ints offset = Wide::broadcast(zero_code);
-  const auto code = [&](Vec v) __attribute__((always_inline)) {
-    return Wide::Ints(IntVec(Wide::rounded(v * factor)) + IntVec(offset));
-  };
-  for (int64_t i = 0; i < whole; i += kWidth) Wide::store_narrow(codes + i, code(load(x + i)));
-  if (whole < n) Wide::store_narrow(codes + whole, code(load_part(x + whole, n - whole)));
-  return largest / codes_of_largest;
 }
 
 }  // namespace hs::HS_ISA

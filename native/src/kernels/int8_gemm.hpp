@@ -41,8 +41,15 @@ void int8_pack(const int8_t* b, int64_t row, const float* scale, const float* bi
 // The part of C in these rows and these vectors of columns.
 void int8_gemm(const Int8Gemm& g, Range rows, Range vectors);
 
-// Codes of a row of floats on [-m, m], m the largest magnitude, as 128 + round(x / scale), or on [0, m]; returns `scale`.
-// Writes whole vectors: up to kWidth - 1 bytes beyond n.
-float quantize_row(const float* x, int64_t n, bool non_negative, uint8_t* codes);
+// Codes of rows of floats. A row is `lines` runs of n floats, `step` apart in memory. Each row has its own range: [-m, m],
+// m its largest magnitude, as 128 + round(x / scale), or [0, m] as round(x / scale). At most kQuantizedRows at a time.
+// Writes whole vectors: up to kWidth - 1 bytes beyond a row.
+inline constexpr int kQuantizedRows = 4;
+struct Lines {
+  const float* first;
+  int64_t step;
+};
+void quantize_rows(const Lines* rows, int64_t count, int64_t lines, int64_t n, bool non_negative, uint8_t* codes,
+                   int64_t code_row, float* scales);
 
 }  // namespace hs::HS_ISA

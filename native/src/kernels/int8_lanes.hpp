@@ -19,168 +19,193 @@ inline constexpr int32_t kDotOffset = 0;
 // Operands of `dot` are prepared once and used several times. `interleave` turns four pixels into words that hold the
 // same channel of each: lane i of 128 bits of word register j is channel 16 * lane + 4 * j + i, the order that `narrow`
 // undoes. `linear` bytes keep the order of the registers.
+// Registers are plain vectors, not __m512i and its kin: those may alias anything, and GCC then keeps arrays of them in
+// memory, which halves the speed of every loop below.
 
 #if defined(__SSE2__)
 template <>
 struct Lanes<16> {
-  using Ints = __m128i;
+  typedef int32_t Ints __attribute__((vector_size(16)));
+  using Raw = __m128i;
   typedef float Floats __attribute__((vector_size(16)));
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)
   using Left = Ints;
   using Right = Ints;
   HS_INLINE Left left(Ints a) { return a; }
   HS_INLINE Right right(Ints b) { return b; }
-  HS_INLINE Ints dot(Ints sum, Left a, Right b) { return _mm_dpbusd_epi32(sum, a, b); }
+  HS_INLINE Ints dot(Ints sum, Left a, Right b) { return Ints(_mm_dpbusd_epi32(Raw(sum), Raw(a), Raw(b))); }
 #else
   struct Left {
     Ints even, odd;
   };
   using Right = Left;
-  HS_INLINE Left left(Ints a) { return {_mm_and_si128(a, _mm_set1_epi16(0xff)), _mm_srli_epi16(a, 8)}; }
-  HS_INLINE Right right(Ints b) { return {_mm_srai_epi16(_mm_slli_epi16(b, 8), 8), _mm_srai_epi16(b, 8)}; }
+  HS_INLINE Left left(Ints a) { return {a & 0x00ff00ff, Ints(_mm_srli_epi16(Raw(a), 8))}; }
+  HS_INLINE Right right(Ints b) {
+    return {Ints(_mm_srai_epi16(_mm_slli_epi16(Raw(b), 8), 8)), Ints(_mm_srai_epi16(Raw(b), 8))};
+  }
   HS_INLINE Ints dot(Ints sum, const Left& a, const Right& b) {
-    return _mm_add_epi32(sum, _mm_add_epi32(_mm_madd_epi16(a.even, b.even), _mm_madd_epi16(a.odd, b.odd)));
+    return sum + (Ints(_mm_madd_epi16(Raw(a.even), Raw(b.even))) + Ints(_mm_madd_epi16(Raw(a.odd), Raw(b.odd))));
   }
 #endif
-  HS_INLINE Ints load(const void* p) { return _mm_loadu_si128(static_cast<const Ints*>(p)); }
-  HS_INLINE void store(void* p, Ints v) { _mm_storeu_si128(static_cast<Ints*>(p), v); }
-  HS_INLINE Ints zero() { return _mm_setzero_si128(); }
-  HS_INLINE Ints broadcast(int32_t x) { return _mm_set1_epi32(x); }
-  HS_INLINE Floats to_floats(Ints v) { return Floats(_mm_cvtepi32_ps(v)); }
-  HS_INLINE Ints rounded(Floats v) { return _mm_cvtps_epi32(__m128(v)); }
+  HS_INLINE Ints load(const void* p) { return Ints(_mm_loadu_si128(static_cast<const Raw*>(p))); }
+  HS_INLINE void store(void* p, Ints v) { _mm_storeu_si128(static_cast<Raw*>(p), Raw(v)); }
+  HS_INLINE Ints zero() { return Ints{}; }
+  HS_INLINE Ints broadcast(int32_t x) { return Ints(_mm_set1_epi32(x)); }
+  HS_INLINE Floats to_floats(Ints v) { return Floats(_mm_cvtepi32_ps(Raw(v))); }
+  HS_INLINE Ints rounded(Floats v) { return Ints(_mm_cvtps_epi32(__m128(v))); }
   HS_INLINE Floats floats(float x) { return Floats(_mm_set1_ps(x)); }
   HS_INLINE Floats load_floats(const float* p) { return Floats(_mm_loadu_ps(p)); }
   HS_INLINE Floats least(Floats a, Floats b) { return Floats(_mm_min_ps(__m128(a), __m128(b))); }
   HS_INLINE void interleave(Ints a, Ints b, Ints c, Ints d, Ints words[4]) {
-    const Ints ab = _mm_unpacklo_epi8(a, b), AB = _mm_unpackhi_epi8(a, b);
-    const Ints cd = _mm_unpacklo_epi8(c, d), CD = _mm_unpackhi_epi8(c, d);
-    words[0] = _mm_unpacklo_epi16(ab, cd);
-    words[1] = _mm_unpackhi_epi16(ab, cd);
-    words[2] = _mm_unpacklo_epi16(AB, CD);
-    words[3] = _mm_unpackhi_epi16(AB, CD);
+    const Raw ab = _mm_unpacklo_epi8(Raw(a), Raw(b)), AB = _mm_unpackhi_epi8(Raw(a), Raw(b));
+    const Raw cd = _mm_unpacklo_epi8(Raw(c), Raw(d)), CD = _mm_unpackhi_epi8(Raw(c), Raw(d));
+    words[0] = Ints(_mm_unpacklo_epi16(ab, cd));
+    words[1] = Ints(_mm_unpackhi_epi16(ab, cd));
+    words[2] = Ints(_mm_unpacklo_epi16(AB, CD));
+    words[3] = Ints(_mm_unpackhi_epi16(AB, CD));
   }
   HS_INLINE Ints narrow(Ints a, Ints b, Ints c, Ints d) {
-    return _mm_packus_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d));
+    return Ints(_mm_packus_epi16(_mm_packs_epi32(Raw(a), Raw(b)), _mm_packs_epi32(Raw(c), Raw(d))));
   }
   HS_INLINE Ints linear(Ints a, Ints b, Ints c, Ints d) { return narrow(a, b, c, d); }
-  // The lanes of one register as bytes, to memory: 4 of them.
+  // The first quarters of a register.
+  HS_INLINE void store_first(void* p, Ints v, int quarters) { __builtin_memcpy(p, &v, static_cast<size_t>(quarters) * 4); }
+  // The lanes of one register as bytes, to memory: 4 of them. `narrow` saturates, `truncate` takes 0...255 as given.
   HS_INLINE void store_narrow(uint8_t* p, Ints v) {
-    const Ints words = _mm_packs_epi32(v, v);
+    const Raw words = _mm_packs_epi32(Raw(v), Raw(v));
     const int32_t bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
     __builtin_memcpy(p, &bytes, 4);
   }
+  HS_INLINE void store_truncated(uint8_t* p, Ints v) { store_narrow(p, v); }
 };
 #endif
 
 #if defined(__AVX2__)
 template <>
 struct Lanes<32> {
-  using Ints = __m256i;
+  typedef int32_t Ints __attribute__((vector_size(32)));
+  using Raw = __m256i;
   typedef float Floats __attribute__((vector_size(32)));
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)
   using Left = Ints;
   using Right = Ints;
   HS_INLINE Left left(Ints a) { return a; }
   HS_INLINE Right right(Ints b) { return b; }
-  HS_INLINE Ints dot(Ints sum, Left a, Right b) { return _mm256_dpbusd_epi32(sum, a, b); }
+  HS_INLINE Ints dot(Ints sum, Left a, Right b) { return Ints(_mm256_dpbusd_epi32(Raw(sum), Raw(a), Raw(b))); }
 #elif defined(__AVXVNNI__)
   using Left = Ints;
   using Right = Ints;
   HS_INLINE Left left(Ints a) { return a; }
   HS_INLINE Right right(Ints b) { return b; }
-  HS_INLINE Ints dot(Ints sum, Left a, Right b) { return _mm256_dpbusd_avx_epi32(sum, a, b); }
+  HS_INLINE Ints dot(Ints sum, Left a, Right b) { return Ints(_mm256_dpbusd_avx_epi32(Raw(sum), Raw(a), Raw(b))); }
 #else
   struct Left {
     Ints even, odd;
   };
   using Right = Left;
-  HS_INLINE Left left(Ints a) { return {_mm256_and_si256(a, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(a, 8)}; }
-  HS_INLINE Right right(Ints b) { return {_mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8), _mm256_srai_epi16(b, 8)}; }
+  HS_INLINE Left left(Ints a) { return {a & 0x00ff00ff, Ints(_mm256_srli_epi16(Raw(a), 8))}; }
+  HS_INLINE Right right(Ints b) {
+    return {Ints(_mm256_srai_epi16(_mm256_slli_epi16(Raw(b), 8), 8)), Ints(_mm256_srai_epi16(Raw(b), 8))};
+  }
   HS_INLINE Ints dot(Ints sum, const Left& a, const Right& b) {
-    const Ints pairs = _mm256_add_epi32(_mm256_madd_epi16(a.even, b.even), _mm256_madd_epi16(a.odd, b.odd));
-    return _mm256_add_epi32(sum, pairs);
+    return sum + (Ints(_mm256_madd_epi16(Raw(a.even), Raw(b.even))) + Ints(_mm256_madd_epi16(Raw(a.odd), Raw(b.odd))));
   }
 #endif
-  HS_INLINE Ints load(const void* p) { return _mm256_loadu_si256(static_cast<const Ints*>(p)); }
-  HS_INLINE void store(void* p, Ints v) { _mm256_storeu_si256(static_cast<Ints*>(p), v); }
-  HS_INLINE Ints zero() { return _mm256_setzero_si256(); }
-  HS_INLINE Ints broadcast(int32_t x) { return _mm256_set1_epi32(x); }
-  HS_INLINE Floats to_floats(Ints v) { return Floats(_mm256_cvtepi32_ps(v)); }
-  HS_INLINE Ints rounded(Floats v) { return _mm256_cvtps_epi32(__m256(v)); }
+  HS_INLINE Ints load(const void* p) { return Ints(_mm256_loadu_si256(static_cast<const Raw*>(p))); }
+  HS_INLINE void store(void* p, Ints v) { _mm256_storeu_si256(static_cast<Raw*>(p), Raw(v)); }
+  HS_INLINE Ints zero() { return Ints{}; }
+  HS_INLINE Ints broadcast(int32_t x) { return Ints(_mm256_set1_epi32(x)); }
+  HS_INLINE Floats to_floats(Ints v) { return Floats(_mm256_cvtepi32_ps(Raw(v))); }
+  HS_INLINE Ints rounded(Floats v) { return Ints(_mm256_cvtps_epi32(__m256(v))); }
   HS_INLINE Floats floats(float x) { return Floats(_mm256_set1_ps(x)); }
   HS_INLINE Floats load_floats(const float* p) { return Floats(_mm256_loadu_ps(p)); }
   HS_INLINE Floats least(Floats a, Floats b) { return Floats(_mm256_min_ps(__m256(a), __m256(b))); }
   HS_INLINE void interleave(Ints a, Ints b, Ints c, Ints d, Ints words[4]) {
-    const Ints ab = _mm256_unpacklo_epi8(a, b), AB = _mm256_unpackhi_epi8(a, b);
-    const Ints cd = _mm256_unpacklo_epi8(c, d), CD = _mm256_unpackhi_epi8(c, d);
-    words[0] = _mm256_unpacklo_epi16(ab, cd);
-    words[1] = _mm256_unpackhi_epi16(ab, cd);
-    words[2] = _mm256_unpacklo_epi16(AB, CD);
-    words[3] = _mm256_unpackhi_epi16(AB, CD);
+    const Raw ab = _mm256_unpacklo_epi8(Raw(a), Raw(b)), AB = _mm256_unpackhi_epi8(Raw(a), Raw(b));
+    const Raw cd = _mm256_unpacklo_epi8(Raw(c), Raw(d)), CD = _mm256_unpackhi_epi8(Raw(c), Raw(d));
+    words[0] = Ints(_mm256_unpacklo_epi16(ab, cd));
+    words[1] = Ints(_mm256_unpackhi_epi16(ab, cd));
+    words[2] = Ints(_mm256_unpacklo_epi16(AB, CD));
+    words[3] = Ints(_mm256_unpackhi_epi16(AB, CD));
   }
   HS_INLINE Ints narrow(Ints a, Ints b, Ints c, Ints d) {
-    return _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+    return Ints(_mm256_packus_epi16(_mm256_packs_epi32(Raw(a), Raw(b)), _mm256_packs_epi32(Raw(c), Raw(d))));
   }
   HS_INLINE Ints linear(Ints a, Ints b, Ints c, Ints d) {
-    return _mm256_permutevar8x32_epi32(narrow(a, b, c, d), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    const Raw order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    return Ints(_mm256_permutevar8x32_epi32(Raw(narrow(a, b, c, d)), order));
   }
   HS_INLINE void store_narrow(uint8_t* p, Ints v) {
-    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(Raw(v)), _mm256_extracti128_si256(Raw(v), 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
   }
+  HS_INLINE void store_truncated(uint8_t* p, Ints v) { store_narrow(p, v); }
+  HS_INLINE void store_first(void* p, Ints v, int quarters) { __builtin_memcpy(p, &v, static_cast<size_t>(quarters) * 8); }
 };
 #endif
 
 #if defined(__AVX512BW__)
 template <>
 struct Lanes<64> {
-  using Ints = __m512i;
+  typedef int32_t Ints __attribute__((vector_size(64)));
+  using Raw = __m512i;
   typedef float Floats __attribute__((vector_size(64)));
 #if defined(__AVX512VNNI__)
   using Left = Ints;
   using Right = Ints;
   HS_INLINE Left left(Ints a) { return a; }
   HS_INLINE Right right(Ints b) { return b; }
-  HS_INLINE Ints dot(Ints sum, Left a, Right b) { return _mm512_dpbusd_epi32(sum, a, b); }
+  HS_INLINE Ints dot(Ints sum, Left a, Right b) { return Ints(_mm512_dpbusd_epi32(Raw(sum), Raw(a), Raw(b))); }
 #else
   struct Left {
     Ints even, odd;
   };
   using Right = Left;
-  HS_INLINE Left left(Ints a) { return {_mm512_and_si512(a, _mm512_set1_epi16(0xff)), _mm512_srli_epi16(a, 8)}; }
-  HS_INLINE Right right(Ints b) { return {_mm512_srai_epi16(_mm512_slli_epi16(b, 8), 8), _mm512_srai_epi16(b, 8)}; }
+  HS_INLINE Left left(Ints a) { return {a & 0x00ff00ff, Ints(_mm512_srli_epi16(Raw(a), 8))}; }
+  HS_INLINE Right right(Ints b) {
+    return {Ints(_mm512_srai_epi16(_mm512_slli_epi16(Raw(b), 8), 8)), Ints(_mm512_srai_epi16(Raw(b), 8))};
+  }
   HS_INLINE Ints dot(Ints sum, const Left& a, const Right& b) {
-    const Ints pairs = _mm512_add_epi32(_mm512_madd_epi16(a.even, b.even), _mm512_madd_epi16(a.odd, b.odd));
-    return _mm512_add_epi32(sum, pairs);
+    return sum + (Ints(_mm512_madd_epi16(Raw(a.even), Raw(b.even))) + Ints(_mm512_madd_epi16(Raw(a.odd), Raw(b.odd))));
   }
 #endif
-  HS_INLINE Ints load(const void* p) { return _mm512_loadu_si512(p); }
-  HS_INLINE void store(void* p, Ints v) { _mm512_storeu_si512(p, v); }
-  HS_INLINE Ints zero() { return _mm512_setzero_si512(); }
-  HS_INLINE Ints broadcast(int32_t x) { return _mm512_set1_epi32(x); }
-  HS_INLINE Floats to_floats(Ints v) { return Floats(_mm512_cvtepi32_ps(v)); }
-  HS_INLINE Ints rounded(Floats v) { return _mm512_cvtps_epi32(__m512(v)); }
+  HS_INLINE Ints load(const void* p) { return Ints(_mm512_loadu_si512(p)); }
+  HS_INLINE void store(void* p, Ints v) { _mm512_storeu_si512(p, Raw(v)); }
+  HS_INLINE Ints zero() { return Ints{}; }
+  HS_INLINE Ints broadcast(int32_t x) { return Ints(_mm512_set1_epi32(x)); }
+  HS_INLINE Floats to_floats(Ints v) { return Floats(_mm512_cvtepi32_ps(Raw(v))); }
+  HS_INLINE Ints rounded(Floats v) { return Ints(_mm512_cvtps_epi32(__m512(v))); }
   HS_INLINE Floats floats(float x) { return Floats(_mm512_set1_ps(x)); }
   HS_INLINE Floats load_floats(const float* p) { return Floats(_mm512_loadu_ps(p)); }
   HS_INLINE Floats least(Floats a, Floats b) { return Floats(_mm512_min_ps(__m512(a), __m512(b))); }
   HS_INLINE void interleave(Ints a, Ints b, Ints c, Ints d, Ints words[4]) {
-    const Ints ab = _mm512_unpacklo_epi8(a, b), AB = _mm512_unpackhi_epi8(a, b);
-    const Ints cd = _mm512_unpacklo_epi8(c, d), CD = _mm512_unpackhi_epi8(c, d);
-    words[0] = _mm512_unpacklo_epi16(ab, cd);
-    words[1] = _mm512_unpackhi_epi16(ab, cd);
-    words[2] = _mm512_unpacklo_epi16(AB, CD);
-    words[3] = _mm512_unpackhi_epi16(AB, CD);
+    const Raw ab = _mm512_unpacklo_epi8(Raw(a), Raw(b)), AB = _mm512_unpackhi_epi8(Raw(a), Raw(b));
+    const Raw cd = _mm512_unpacklo_epi8(Raw(c), Raw(d)), CD = _mm512_unpackhi_epi8(Raw(c), Raw(d));
+    words[0] = Ints(_mm512_unpacklo_epi16(ab, cd));
+    words[1] = Ints(_mm512_unpackhi_epi16(ab, cd));
+    words[2] = Ints(_mm512_unpacklo_epi16(AB, CD));
+    words[3] = Ints(_mm512_unpackhi_epi16(AB, CD));
   }
   HS_INLINE Ints narrow(Ints a, Ints b, Ints c, Ints d) {
-    return _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+    return Ints(_mm512_packus_epi16(_mm512_packs_epi32(Raw(a), Raw(b)), _mm512_packs_epi32(Raw(c), Raw(d))));
   }
   HS_INLINE Ints linear(Ints a, Ints b, Ints c, Ints d) {
-    const Ints order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    return _mm512_permutexvar_epi32(order, narrow(a, b, c, d));
+    const Raw order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return Ints(_mm512_permutexvar_epi32(order, Raw(narrow(a, b, c, d))));
   }
   HS_INLINE void store_narrow(uint8_t* p, Ints v) {
-    const __m128i bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(v, _mm512_setzero_si512()));
+    const __m128i bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(Raw(v), _mm512_setzero_si512()));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+  }
+  HS_INLINE void store_truncated(uint8_t* p, Ints v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(Raw(v)));
+  }
+  HS_INLINE void store_first(void* p, Ints v, int quarters) {
+    if (quarters == 2) {
+      _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_castsi512_si256(Raw(v)));
+    } else {
+      _mm512_mask_storeu_epi32(p, static_cast<__mmask16>((1u << (4 * quarters)) - 1u), Raw(v));
+    }
   }
 };
 #endif
@@ -275,6 +300,8 @@ struct Lanes<16> {
     const Ints bytes = narrow(v, v, v, v);
     __builtin_memcpy(p, &bytes, 4);
   }
+  HS_INLINE void store_truncated(uint8_t* p, Ints v) { store_narrow(p, v); }
+  HS_INLINE void store_first(void* p, Ints v, int quarters) { __builtin_memcpy(p, &v, static_cast<size_t>(quarters) * 4); }
 };
 #endif
 

@@ -1,0 +1,59 @@
+// Rows of float32 to codes, each row on its own range. Four rows go together, since finding the largest of one vector's
+// lanes costs more than all the rest.
+#include "int8_gemm.hpp"
+
+namespace hs::HS_ISA {
+namespace {
+
+// The largest lane of each of four vectors.
+HS_INLINE void largest_of_four(const Vec* v, float* largest) {
+#if defined(__AVX512F__)
+  const auto halves = [](Vec a, Vec b) {
+    const auto low = Vec(_mm512_shuffle_f32x4(__m512(a), __m512(b), 0x44));
+    return max_of(low, Vec(_mm512_shuffle_f32x4(__m512(a), __m512(b), 0xee)));
+  };
+  const Vec a = halves(v[0], v[1]), b = halves(v[2], v[3]);  // eight candidates of each vector
+  Vec c = max_of(Vec(_mm512_shuffle_f32x4(__m512(a), __m512(b), 0x88)), Vec(_mm512_shuffle_f32x4(__m512(a), __m512(b), 0xdd)));
+  c = max_of(c, Vec(_mm512_permute_ps(__m512(c), 0x4e)));
+  c = max_of(c, Vec(_mm512_permute_ps(__m512(c), 0xb1)));
+  const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  _mm_storeu_ps(largest, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, __m512(c))));
+#else
+  for (int i = 0; i < kQuantizedRows; ++i) largest[i] = largest_of(v[i]);
+#endif
+}
+
+}  // namespace
+
+void quantize_rows(const Lines* rows, int64_t count, int64_t lines, int64_t n, bool non_negative, uint8_t* codes,
+                   int64_t code_row, float* scales) {
+  const int64_t whole = n / kWidth * kWidth, rest = n - whole;
+  const IntVec magnitude = broadcast_int(non_negative ? -1 : 0x7fffffff);
+  Vec most[kQuantizedRows] = {};
+  for (int64_t r = 0; r < count; ++r) {
+    for (int64_t line = 0; line < lines; ++line) {
+      const float* x = rows[r].first + line * rows[r].step;
+      for (int64_t i = 0; i < whole; i += kWidth) most[r] = max_of(most[r], as_floats(as_ints(load(x + i)) & magnitude));
+      if (rest > 0) most[r] = max_of(most[r], as_floats(as_ints(load_part(x + whole, rest)) & magnitude));
+    }
+  }
+  float largest[kQuantizedRows], factors[kQuantizedRows];
+  largest_of_four(most, largest);
+  const float top = non_negative ? 255.0f : 127.0f;
+  // A row of zeros, or of numbers too small to have a reciprocal, is all zero codes.
+  for (int r = 0; r < kQuantizedRows; ++r) factors[r] = largest[r] > 1e-35f ? top / largest[r] : 0.0f;
+  const IntVec zero_code = broadcast_int(non_negative ? 0 : 128);
+  for (int64_t r = 0; r < count; ++r) {
+    scales[r] = largest[r] * (1.0f / top);
+    const Vec factor = broadcast(factors[r]);
+    const auto code = [&](Vec v) __attribute__((always_inline)) { return IntVec(Wide::rounded(v * factor)) + zero_code; };
+    uint8_t* to = codes + r * code_row;
+    for (int64_t line = 0; line < lines; ++line, to += n) {
+      const float* x = rows[r].first + line * rows[r].step;
+      for (int64_t i = 0; i < whole; i += kWidth) Wide::store_truncated(to + i, code(load(x + i)));
+      if (rest > 0) Wide::store_truncated(to + whole, code(load_part(x + whole, rest)));
+    }
+  }
+}
+
+}  // namespace hs::HS_ISA
