@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "native").glob("*.md")]
 
 #: Pages whose Python blocks run from top to bottom in one namespace.
-RUN = ["docs/engine.md", "docs/adding-a-pass.md"]
+RUN = ["docs/engine.md", "docs/adding-a-pass.md", "docs/adding-an-op.md"]
 
 
 @pytest.mark.parametrize("page", RUN)
