@@ -65,7 +65,8 @@ def round_together(exact: Array, common: Array, own: Array) -> Array:
     """Whole numbers near `exact` (K, channels), each column chosen so that its expected squared error is small.
 
     The error of a column e is (common . e)^2 + sum(own * e^2). Starts at the nearest numbers and, as long as it helps,
-    moves the one by one whose move helps most. Never beyond +-127, and those stay, since they carry the scale.
+    moves the one by one whose move helps most: up or down, each once at most. Never beyond +-127, and those stay, since
+    they carry the scale.
     """
     codes = np.rint(exact)
     error = codes - exact
@@ -87,4 +88,4 @@ def round_together(exact: Array, common: Array, own: Array) -> Array:
         codes[row, column] += step
         error[row, column] += step
         total[column] += common[row, column] * step
-        locked[row, column] |= np.abs(codes[row, column]) >= MAX_CODE
+        locked[row, column] = True
