@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from homespun.graph import Graph as Graph
     from homespun.graph import GraphBuilder as GraphBuilder
     from homespun.runtime import Predictor as Predictor
+    from homespun.training import StepResult as StepResult
+    from homespun.training import Trainer as Trainer
+    from homespun.training import losses as losses
+    from homespun.training import optim as optim
 
 __version__ = "0.1.0"
 
@@ -35,7 +39,11 @@ _LAZY = {
     "GraphBuilder": "homespun.graph",
     "MemoryReport": "homespun.compile",
     "Predictor": "homespun.runtime",
+    "StepResult": "homespun.training",
+    "Trainer": "homespun.training",
     "load": "homespun.formats",
+    "losses": "homespun.training",
+    "optim": "homespun.training",
     "save": "homespun.formats",
     "zoo": "",
 }

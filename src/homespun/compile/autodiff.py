@@ -30,22 +30,20 @@ class GraphExtension:
     def add_many(
         self, op: str, inputs: Sequence[str], stems: Sequence[str], **attributes: Attribute
     ) -> tuple[str, ...]:
-        """Append a node with several outputs; an empty stem leaves that output out. A stem that names a state or a
-        parameter of the graph writes to it."""
-        outs = tuple(self._output(s) for s in stems)
+        """Append a node with several outputs; an empty stem leaves that output out."""
+        outs = tuple(self.graph.fresh_name(f"{self.prefix}/{s}" if self.prefix else s) if s else "" for s in stems)
+        self._append(op, inputs, outs, attributes)
+        return outs
+
+    def write(self, op: str, inputs: Sequence[str], targets: Sequence[str], **attributes: Attribute) -> None:
+        """Append a node that writes to parameters or states that the graph has."""
+        self._append(op, inputs, tuple(targets), attributes)
+
+    def _append(self, op: str, inputs: Sequence[str], outs: tuple[str, ...], attributes: dict[str, Attribute]) -> None:
         node = self.graph.add_node(op, inputs, outs, attributes, name=self._node_name(op, outs))
         for name, found in zip(node.outputs, infer_node(node, self.types), strict=True):
             if name:
                 self.types[name] = found
-        return outs
-
-    def _output(self, stem: str) -> str:
-        if not stem:
-            return ""
-        known = self.graph.tensors.get(stem)
-        if known is not None and known.role in ("state", "parameter"):
-            return stem
-        return self.graph.fresh_name(f"{self.prefix}/{stem}" if self.prefix else stem)
 
     def _node_name(self, op: str, outs: Sequence[str]) -> str:
         first = next((o for o in outs if o), op)

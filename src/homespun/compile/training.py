@@ -150,7 +150,7 @@ def joint_graph(
                 total = build.add("add_square_sum", [total, gradients[name]], "square_sum")
     control = build.add("guard", [loss, total, HYPERS], "control", largest_norm=plan.largest_norm)
     for s in statistics:
-        build.add_many(
+        build.write(
             "update_statistics",
             [s.sums, control, s.mean, s.variance],
             [s.mean, s.variance],
@@ -160,7 +160,7 @@ def joint_graph(
     if mode == "gradients":
         totals = _gradient_block(graph, types, trainable)
         for name, gradient in gradients.items():
-            build.add("accumulate_gradient", [gradient, totals[name]], totals[name], factor=plan.gradient_factor)
+            build.write("accumulate_gradient", [gradient, totals[name]], [totals[name]], factor=plan.gradient_factor)
     else:
         for name, update in plan.updates.items():
             if name in gradients:
@@ -204,10 +204,10 @@ def gradient_name(parameter: str) -> str:
 def _append_update(build: GraphExtension, name: str, gradient: str, control: str, update: Update) -> None:
     states = (*update.states, "", "")[:2]
     written = [name, *(s for s in update.states if s)]
-    build.add_many(update.op, [gradient, HYPERS, control, name, *states], written, **update.attributes)
+    build.write(update.op, [gradient, HYPERS, control, name, *states], written, **update.attributes)
     if update.average:
-        build.add(
-            "average_parameters", [name, control, update.average], update.average, decay=update.average_decay
+        build.write(
+            "average_parameters", [name, control, update.average], [update.average], decay=update.average_decay
         )
 
 

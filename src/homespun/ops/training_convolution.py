@@ -126,8 +126,8 @@ def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequ
     assert dz is not None
     backward = node.op.replace("train_", "") + "_backward"
     kept: dict[str, Attribute] = {k: v for k, v in node.attributes.items() if k in _GEOMETRY}
-    stems = [x if build.wanted(x) else "", "", f"{w}/d" if build.wanted(w) else ""]
-    stems.append(f"{bias}/d" if bias and build.wanted(bias) else "")
+    stems = [x if build.wanted(x) else "", "", w if build.wanted(w) else ""]
+    stems.append(bias if bias and build.wanted(bias) else "")
     dx, _, dw, db = build.add_many(backward, [dz, "", "", x, "", w, "", "", ""], stems, **kept)
     return [dx or None, dw or None, db or None, None]
 

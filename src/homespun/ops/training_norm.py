@@ -133,12 +133,12 @@ def _normalize_gradient(build: Gradients, node: Node, grads: Sequence[str | None
         beta=a.get("beta", 0.0),
     )
     t = build.type(x)
-    stems = [f"{node.outputs[0]}/coefficients", weight if build.wanted(weight) else ""]
-    stems.append(bias if build.wanted(bias) else "")
+    stems = [f"{node.outputs[0]}/coefficients"]
+    stems += [name if build.wanted(name) else "" for name in (weight, bias)]
     coefficients_of, dw, db = build.add_many(
         "batch_norm_gradient_coefficients",
         [sums, coefficients],
-        [_gradient_stem(s) for s in stems],
+        stems,
         count=rows_of(t),
         frozen=a.get("frozen", False),
     )
@@ -146,11 +146,6 @@ def _normalize_gradient(build: Gradients, node: Node, grads: Sequence[str | None
     if build.wanted(x):
         dx = build.add("normalize_input_gradient", [g, x, coefficients_of], x)
     return [dx, None, dw or None, db or None, dy if residual else None]
-
-
-def _gradient_stem(name: str) -> str:
-    # A parameter's own name would mean writing to the parameter.
-    return f"{name}/d" if name else ""
 
 
 #: y = activation((x - mean) / deviation * weight + bias) + residual

@@ -1,0 +1,180 @@
+"""Every operator's gradient against finite differences of the float64 reference: one table, (operator, shapes, attributes)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from homespun import _native
+from homespun.compile.autodiff import GraphExtension
+from homespun.graph import Array, Graph, GraphBuilder
+from homespun.graph.operator import OPERATORS
+from homespun.ops.activation import FUNCTIONS
+from homespun.training import Trainer, losses, optim
+from tests.reference import evaluate
+
+
+class WeightedSum(losses.Loss):
+    """sum(output * target): its gradient with respect to the output is the target."""
+
+    def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
+        product = build.add("mul", [outputs[0], targets[0]])
+        return build.add("reduce_sum", [product], axes=tuple(range(len(build.type(product).shape))))
+
+
+@dataclass
+class Case:
+    op: str
+    shapes: list[tuple[int, ...]]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    low: float = -2.0
+    high: float = 2.0
+    frozen: tuple[int, ...] = ()  # inputs that are no parameters: running statistics
+
+    def __str__(self) -> str:
+        options = ",".join(f"{k}={v}" for k, v in self.attributes.items())
+        return f"{self.op}{self.shapes}{options}".replace(" ", "")
+
+
+POSITIVE = ("log", "sqrt", "reciprocal")
+CASES = [
+    *[
+        Case(f, [(3, 37)], low=0.3 if f in POSITIVE else -4.0, high=8.0 if f in ("relu6", "clip") else 4.0)
+        for f in FUNCTIONS
+    ],
+    Case("leaky_relu", [(5, 7)], {"alpha": 0.2}),
+    Case("elu", [(5, 7)], {"alpha": 0.7}),
+    Case("clip", [(4, 9)], {"low": -0.5, "high": 1.0}),
+    *[Case(op, [(3, 5, 7), (3, 5, 7)]) for op in ("add", "sub", "mul", "maximum", "minimum")],
+    *[Case(op, [(3, 5, 7), (7,)]) for op in ("add", "sub", "mul", "maximum")],
+    *[Case(op, [(2, 3, 4, 5), (2, 1, 4, 1)]) for op in ("add", "mul")],
+    Case("mul", [(3, 1, 5), (4, 1)]),
+    Case("div", [(3, 6), (3, 6)], low=0.5, high=2.0),
+    Case("div", [(3, 6), (6,)], low=0.5, high=2.0),
+    Case("linear", [(5, 7), (7, 3)]),
+    Case("linear", [(2, 3, 19), (19, 35), (35,)]),
+    Case("linear", [(70, 33), (33, 40), (40,)]),
+    Case("conv2d", [(2, 5, 6, 3), (1, 1, 3, 5)]),
+    Case("conv2d", [(2, 9, 9, 17), (1, 1, 17, 37), (37,)]),
+    Case("conv2d", [(2, 7, 6, 3), (3, 3, 3, 5), (5,)], {"padding": (1, 1, 1, 1)}),
+    Case("conv2d", [(1, 8, 7, 2), (3, 2, 2, 4)], {"padding": (1, 0, 2, 1), "stride": (2, 3)}),
+    Case("conv2d", [(1, 9, 9, 2), (3, 3, 2, 4)], {"padding": (2, 2, 2, 2), "dilation": (2, 2)}),
+    Case("conv2d", [(2, 6, 6, 4), (3, 3, 2, 6), (6,)], {"padding": (1, 1, 1, 1), "groups": 2}),
+    Case("conv2d", [(2, 6, 5, 4), (1, 1, 2, 6)], {"groups": 2, "stride": (2, 2)}),
+    Case("conv2d", [(1, 8, 8, 3), (3, 3, 3, 4)], {"padding": "same_upper", "stride": (2, 2)}),
+    *[
+        Case("conv2d", [(n, h, w, c), (k, k, 1, c)], {"padding": (k // 2,) * 4, "stride": (s, s), "groups": c})
+        for n, h, w, c, k, s in [
+            (2, 6, 7, 5, 3, 1),
+            (2, 7, 6, 5, 3, 2),
+            (1, 9, 8, 19, 5, 1),
+            (3, 9, 8, 3, 5, 2),
+            (1, 2, 2, 33, 3, 1),
+            (8, 2, 2, 32, 3, 1),
+            (2, 1, 1, 4, 3, 1),
+            (2, 8, 8, 4, 3, 3),
+        ]
+    ],
+    Case("conv2d", [(2, 7, 7, 4), (3, 3, 1, 4), (4,)], {"padding": (2, 2, 2, 2), "dilation": (2, 2), "groups": 4}),
+    Case("conv2d", [(1, 7, 7, 4), (3, 3, 1, 4), (4,)], {"padding": "same_upper", "stride": (2, 2), "groups": 4}),
+    Case("max_pool", [(2, 6, 7, 5)], {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1, 1, 1)}),
+    Case("max_pool", [(1, 6, 6, 3)], {"kernel": (2, 2), "stride": (2, 2)}),
+    Case("average_pool", [(2, 6, 7, 5)], {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1, 1, 1)}),
+    Case("average_pool", [(2, 6, 7, 5)], {"kernel": (3, 2), "padding": (1, 1, 1, 0), "count_include_pad": True}),
+    Case("global_average_pool", [(3, 4, 5, 21)]),
+    Case("softmax", [(4, 9)]),
+    Case("log_softmax", [(2, 3, 17)]),
+    Case("reduce_sum", [(3, 4, 5)], {"axes": (1,)}),
+    Case("reduce_mean", [(3, 4, 5)], {"axes": (1, 2), "keep_axes": True}),
+    Case("reduce_max", [(3, 4, 5)], {"axes": (2,)}),
+    Case("reshape", [(3, 4, 5)], {"shape": (3, 20)}),
+    Case("flatten", [(3, 4, 5)]),
+    Case("identity", [(3, 4)]),
+    Case("transpose", [(2, 3, 4, 5)], {"axes": (0, 2, 3, 1)}),
+    Case("concat", [(2, 3, 4), (2, 5, 4), (2, 1, 4)], {"axis": 1}),
+    Case("slice", [(2, 7, 4)], {"axis": 1, "start": 2, "stop": 5}),
+    Case("pad", [(2, 3, 4)], {"before": (0, 1, 2), "after": (0, 2, 0), "value": 1.5}),
+]
+#: Tested elsewhere: batch norm and dropout (below and in tests/training), the loss (tests/training/test_losses.py).
+ELSEWHERE = {"batch_norm", "dropout", "softmax_cross_entropy"}
+
+
+def graph_of(case: Case, values: list[Array]) -> Graph:
+    build = GraphBuilder(case.op)
+    build.input("unused", (1,))
+    names = [build.parameter(f"p{i}", v) for i, v in enumerate(values)]
+    return build.build(build.op(case.op, *names, **case.attributes))
+
+
+def apart(values: Array, gap: float, corners: Sequence[float]) -> Array:
+    """Values moved away from corners of piecewise functions, where a finite difference means nothing."""
+    for corner in corners:
+        near = np.abs(values - corner) < gap
+        values = np.where(near, corner + gap * np.where(values < corner, -1, 1), values)
+    return values
+
+
+def finite_differences(graph: Graph, values: list[Array], weights: Array, unused: Array) -> list[Array]:
+    gradients = []
+    for i, value in enumerate(values):
+        gradient = np.zeros(value.shape)
+        for at in np.ndindex(*value.shape):
+            sides = []
+            for sign in (1, -1):
+                moved = value.astype(np.float64)
+                moved[at] += sign * 1e-5
+                graph.tensors[f"p{i}"].data = moved
+                sides.append(float((evaluate(graph, unused)[0] * weights).sum()))
+            gradient[at] = (sides[0] - sides[1]) / 2e-5
+        graph.tensors[f"p{i}"].data = value
+        gradients.append(gradient)
+    return gradients
+
+
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradient_is_that_of_finite_differences(case: Case, isa: str) -> None:
+    random = np.random.default_rng(7)
+    values = [
+        apart(random.uniform(case.low, case.high, s), 1e-3, (0, 6, -3, 3, -0.5, 1.0)).astype(np.float32)
+        for s in case.shapes
+    ]
+    graph = graph_of(case, values)
+    shape = evaluate(graph, np.zeros((1, 1)))[0].shape
+    unused = np.zeros((shape[0], 1), np.float32)
+    weights = random.uniform(-1, 1, shape).astype(np.float32)
+    trainer = Trainer(graph, WeightedSum(), optim.SGD(1.0), batch=shape[0], isa=isa)
+    found = trainer.compute_gradients(unused, weights)
+    if any(v.size > 400 for v in values):
+        _along_directions(graph, values, weights, unused, found, random)
+        return
+    for i, expected in enumerate(finite_differences(graph, values, weights, unused)):
+        scale = np.abs(expected).max() + 1e-6
+        np.testing.assert_allclose(found[f"p{i}"], expected, atol=3e-5 * scale + 1e-6, err_msg=f"input {i}")
+
+
+def _along_directions(
+    graph: Graph, values: list[Array], weights: Array, unused: Array, found: dict[str, Array], random: np.random.Generator
+) -> None:
+    """For large inputs: the derivative along some directions rather than along every axis."""
+    for i, value in enumerate(values):
+        for _ in range(6):
+            direction = random.standard_normal(value.shape)
+            sides = []
+            for sign in (1, -1):
+                graph.tensors[f"p{i}"].data = value.astype(np.float64) + sign * 1e-6 * direction
+                sides.append(float((evaluate(graph, unused)[0] * weights).sum()))
+            graph.tensors[f"p{i}"].data = value
+            expected = (sides[0] - sides[1]) / 2e-6
+            scale = float(np.linalg.norm(found[f"p{i}"])) + 1e-6
+            assert abs(float((found[f"p{i}"] * direction).sum()) - expected) < 1e-4 * scale, f"input {i}"
+
+
+def test_every_operator_with_a_gradient_is_in_the_table() -> None:
+    differentiable = {n for n, o in OPERATORS.items() if o.gradient is not None and not n.startswith("train_")}
+    written_otherwise = {"normalize", "cast"}  # what batch_norm becomes; mixed precision has tests of its own
+    assert differentiable - written_otherwise - ELSEWHERE <= {c.op for c in CASES}
