@@ -62,7 +62,7 @@ def open_album(folder: Path, **options: Any) -> Album:
     options = {"embedder": Embedder(), "learner": new_learner, "builtin": BUILTIN} | options
     album = Album(folder, **options)
     if not options.get("read_only"):
-        album._use_backbone(BACKBONE)
+        album._sorting.use_backbone(BACKBONE)
     return album
 
 

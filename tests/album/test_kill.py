@@ -117,7 +117,7 @@ def test_rows_that_were_cut_off_are_made_again(tmp_path):
     with open_album(tmp_path) as album:
         ids = add(album, *(Picture(colour, 0, f"{colour}.jpg") for colour in COLOURS))
         album.prepare()
-        album._loaded_board().photos.flush()
+        album._sorting.flush()
         expected = [album.photo(photo_id) for photo_id in ids]
     rows, numbers = (next((tmp_path / "features").glob(f"*.{kind}")) for kind in ("rows", "ids"))
     for damage in (

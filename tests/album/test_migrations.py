@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from homespun.album.database import DATABASE
 from homespun.album.errors import LibraryError
 from homespun.album.migrations import STEPS, migrate, schema_version
-from homespun.album.store import DATABASE
 from tests.album.small_library import in_topic, open_album
 
 LIBRARIES = Path(__file__).parent / "libraries"

@@ -76,19 +76,25 @@ def test_a_path_with_new_content_is_another_photo(album):
     assert in_topic(album, "green") == set()  # it is another picture: what was said of the old one is not carried over
 
 
-def test_an_edited_file_keeps_what_was_said_of_it(album, monkeypatch):
+@pytest.mark.parametrize("reopened", [False, True])
+def test_an_edited_file_keeps_what_was_said_of_it(album, monkeypatch, reopened):
     (old,) = add(album, Picture("red", 1, "one.jpg"))
     album.correct([old], positive=["green"], negative=["red"])
     # The same picture, rotated or tagged by another program: other bytes, nearly the same features.
     edited = Picture("red", 2, "one.jpg")
-    monkeypatch.setattr("tests.album.small_library.feature", lambda colour, shade: feature("red", 1) * 1.01)
-    (new,) = add(album, edited)
+    with monkeypatch.context() as patched:
+        patched.setattr("tests.album.small_library.feature", lambda colour, shade: feature("red", 1) * 1.01)
+        (new,) = add(album, edited, sort=not reopened)
+    if reopened:  # killed before it was sorted
+        album.close()
+        album = open_album(album.data_dir)
     assert new != old
     assert in_topic(album, "green") == {new}
     change = album.changes(1)[0]
     assert (change.kind, change.photos) == ("edited", [new])
     album.undo(change.id)
     assert in_topic(album, "green") == set()
+    album.close()
 
 
 def test_unreadable_files_are_listed_and_forgotten_when_gone(album):

@@ -9,19 +9,18 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from homespun.album import corrections, doubts, export, scoring, topics
+from homespun.album import corrections, doubts, export, topics
 from homespun.album import search as searching
 from homespun.album.corrections import Label
 from homespun.album.errors import LibraryBusyError, LibraryError, PhotoError, SearchError, TopicError
-from homespun.album.learnt import FamilyLearner
 from homespun.album.model import (
     Answer,
     Change,
@@ -36,15 +35,15 @@ from homespun.album.model import (
     Status,
     Topic,
 )
-from homespun.album.scoring import Scoreboard, Standing
+from homespun.album.pictures import Pictures
 from homespun.album.search import UNSORTED, Search
-from homespun.album.store import Store, now, readable, write_file
+from homespun.album.sorting import Sorting
+from homespun.album.store import Store, now, readable
 from homespun.album.topics import TopicRow
 from homespun.learning import TopicLearner
 
 if TYPE_CHECKING:
     from homespun.album.indexer import IndexReport, Progress
-    from homespun.album.workers import DecodePool
 
 # How often photos that an index run brings in are sorted into topics, while it runs.
 SECONDS_BETWEEN_SORTINGS = 2.0
@@ -82,18 +81,14 @@ class Album:
         read_only: bool = False,
     ) -> None:
         self._embedder = embedder
-        self._new_learner = learner or TopicLearner.builtin
         self._store = Store.open(data_dir, read_only=read_only)
-        self._changing = threading.RLock()
+        try:
+            self._sorting = Sorting(self._store, learner or TopicLearner.builtin, builtin)
+        except BaseException:
+            self._store.close()
+            raise
+        self._pictures = Pictures(self._store)
         self._indexing = threading.Lock()
-        self._board: Scoreboard | None = None
-        self._unsaved = 0
-        self._decoders: DecodePool | None = None
-        self._numbers: tuple[Standing, list[Topic]] | None = None
-        if not read_only:
-            names = topics.builtin_names(self._new_learner().topics) if builtin is None else builtin
-            with self._store.transaction() as connection:
-                topics.install_builtin(connection, names)
 
     @property
     def data_dir(self) -> Path:
@@ -102,17 +97,9 @@ class Album:
 
     def close(self) -> None:
         """Save what was learnt and give the data folder back. Safe to call twice."""
-        with self._changing:
-            try:
-                if self._board is not None and self._unsaved:
-                    self._board.family.save(self._store.data_dir)
-                    self._unsaved = 0
-            finally:
-                self._board = None
-                if self._decoders is not None:
-                    self._decoders.close()
-                    self._decoders = None
-                self._store.close()
+        self._sorting.close()
+        self._pictures.close()
+        self._store.close()
 
     def __enter__(self) -> Album:
         return self
@@ -145,7 +132,7 @@ class Album:
             if not chosen:
                 raise LibraryError("the album has no folder of photos yet; name one: `homespun album index FOLDER`")
             embedder = self._load_embedder()
-            self._use_backbone(embedder.version)
+            self._sorting.use_backbone(embedder.version)
             sorted_at = time.monotonic()
 
             def report(progress: Progress) -> None:
@@ -158,8 +145,7 @@ class Album:
 
             report_ = indexer.index(self._store, chosen, embedder, on_progress=report, stop=stop)
             self.sort_new()
-            with self._changing:
-                self._loaded_board().photos.flush()
+            self._sorting.flush()
             self._store.set_setting("last_indexed", now())
             return report_
         finally:
@@ -171,17 +157,11 @@ class Album:
 
     def sort_new(self) -> None:
         """Sort photos that came, returned or vanished since the last time into topics."""
-        with self._changing:
-            board = self._loaded_board()
-            try:
-                with self._store.transaction() as connection:
-                    corrections.carry_labels_of_edited(connection, board.alike)
-                    step = board.compute(connection)
-                    scoring.write(connection, step)
-            except BaseException:
-                board.revert()
-                raise
-            board.accept(step)
+        self._sorting.sort_new()
+
+    def prepare(self) -> None:
+        """Load features and learner now, rather than when they are first needed."""
+        self._sorting.board()
 
     def status(self) -> Status:
         """The library in numbers."""
@@ -223,13 +203,13 @@ class Album:
 
     def topics(self, include_hidden: bool = False) -> list[Topic]:
         """The topics with their numbers, built-in ones first."""
-        return [topic for topic in self._all_topics() if include_hidden or not topic.hidden]
+        return [topic for topic in self._sorting.topics() if include_hidden or not topic.hidden]
 
     def topic(self, key: str) -> Topic:
         """One topic, hidden or not, by its key or a name of it. Raises `TopicError` if there is none."""
         with self._store.reader() as connection:
             found = topics.find_topic(topics.read_topics(connection), key)
-        return next(topic for topic in self._all_topics() if topic.key == found.key)
+        return next(topic for topic in self._sorting.topics() if topic.key == found.key)
 
     def add_topic(self, name: str, photo_ids: Sequence[int], name_zh: str | None = None) -> Topic:
         """A new topic from one photo or more; the rest of the library is looked through at once.
@@ -253,7 +233,7 @@ class Album:
                 labels=[Label(photo_id, topic_id, 1) for photo_id in photo_ids],
             )
 
-        return self.topic(self._apply(record).topics[0])
+        return self.topic(self._sorting.apply(record).topics[0])
 
     def rename_topic(self, key: str, name: str | None = None, name_zh: str | None = None) -> Change:
         """Give a topic another name, in one language or both; its key stays. Raises `TopicError`."""
@@ -267,7 +247,7 @@ class Album:
             topics.refuse_taken_names(connection, map(str, details.values()), except_topic=row.id)
             return corrections.add_change(connection, "rename-topic", topic_id=row.id, details=details)
 
-        return self._apply(record)
+        return self._sorting.apply(record)
 
     def hide_topic(self, key: str, hidden: bool = True) -> Change:
         """Take a topic off the pages, or put it back; it goes on learning. Raises `TopicError`."""
@@ -276,7 +256,7 @@ class Album:
             row = topics.find_topic(topics.read_topics(connection), key)
             return corrections.add_change(connection, "hide-topic", topic_id=row.id, details={"hidden": hidden})
 
-        return self._apply(record)
+        return self._sorting.apply(record)
 
     def remove_topic(self, key: str) -> Change:
         """Remove a topic that the family made; undo brings it back with all its labels. Raises `TopicError`."""
@@ -287,7 +267,7 @@ class Album:
                 raise TopicError(f"{row.key} is a built-in topic: it can be hidden, not removed")
             return corrections.add_change(connection, "remove-topic", topic_id=row.id)
 
-        return self._apply(record)
+        return self._sorting.apply(record)
 
     # Photos
 
@@ -311,7 +291,7 @@ class Album:
         Raises `TopicError`, `SearchError`.
         """
         searching.check_page(offset, limit)
-        with self._store.reader() as connection:
+        with self._sorted() as connection:
             rows, found, chosen = self._search(connection, topic, text, date_from, date_to, place)
             if sort in ("date", "date-ascending"):
                 ids = found.ids(connection, ascending=sort == "date-ascending", offset=offset, limit=limit)
@@ -324,7 +304,7 @@ class Album:
 
     def photo(self, photo_id: int) -> Photo:
         """One photo, with the likeliest of the topics that it is not in. Raises `PhotoError` if there is none."""
-        with self._store.reader() as connection:
+        with self._sorted() as connection:
             rows = topics.read_topics(connection)
             (photo,) = searching.read_photos(connection, [photo_id], rows, self._confidences, suggestions=SUGGESTIONS)
         return photo
@@ -354,7 +334,7 @@ class Album:
         sort: Order = "date",
     ) -> Neighbours:
         """The photos before and after one in the order of a search (as `photos`)."""
-        with self._store.reader() as connection:
+        with self._sorted() as connection:
             _, found, chosen = self._search(connection, topic, text, date_from, date_to, place)
             ids = self._ordered(connection, found, chosen, sort)
         try:
@@ -380,37 +360,15 @@ class Album:
 
     def thumbnail_path(self, photo_id: int) -> Path:
         """The thumbnail's file (JPEG, long side 480), made again if it is missing. Raises `PhotoError`."""
-        with self._store.reader() as connection:
-            row = connection.execute("SELECT content_hash FROM photo WHERE id = ?", (photo_id,)).fetchone()
-        if row is None:
-            raise PhotoError(f"there is no photo {photo_id}")
-        path = self._store.thumbnail_path(row[0])
-        # A power cut soon after indexing can leave an empty file behind.
-        if not path.exists() or path.stat().st_size == 0:
-            write_file(path, self.render(photo_id, THUMBNAIL_SIDE))
-        return path
+        return self._pictures.thumbnail(photo_id)
 
     def render(self, photo_id: int, long_side: int) -> bytes:
         """The photo as a JPEG of at most this long side, upright, without metadata. Raises `PhotoError`."""
-        from homespun.album.workers import DecodePool
-
-        path = self.original_path(photo_id)
-        with self._changing:
-            if self._decoders is None:
-                self._decoders = DecodePool()
-            decoders = self._decoders
-        return decoders.render(path, long_side)
+        return self._pictures.render(photo_id, long_side)
 
     def original_path(self, photo_id: int) -> Path:
         """A file that holds the photo now. Raises `PhotoError` if it has none."""
-        with self._store.reader() as connection:
-            searching.require_photos(connection, [photo_id])
-            query = "SELECT path FROM file WHERE photo_id = ? AND vanished = 0 ORDER BY length(path), path"
-            paths = [Path(os.fsdecode(row[0])) for row in connection.execute(query, (photo_id,))]
-        for path in paths:
-            if path.exists():
-                return path
-        raise PhotoError(f"photo {photo_id} has no file now; index the album again when its drive is back")
+        return self._pictures.original(photo_id)
 
     # Corrections
 
@@ -432,12 +390,12 @@ class Album:
 
         def record(connection: sqlite3.Connection) -> int:
             searching.require_photos(connection, photo_ids)
-            values = _said_of_topics(topics.read_topics(connection), positive, negative, none)
+            values = corrections.said_of_topics(topics.read_topics(connection), positive, negative, none)
             said = [Label(photo_id, topic_id, value) for photo_id in photo_ids for topic_id, value in values.items()]
             details: dict[str, str | bool] = {"none": True} if none else {}
             return corrections.add_change(connection, "label", details=details, labels=said)
 
-        return self._apply(record)
+        return self._sorting.apply(record)
 
     def undo(self, change_id: int | None = None) -> Change:
         """Take back a change, whatever came after it; without an id the last one that holds.
@@ -450,7 +408,7 @@ class Album:
             corrections.set_undone(connection, chosen, True)
             return chosen
 
-        return self._apply(record)
+        return self._sorting.apply(record)
 
     def redo(self, change_id: int) -> Change:
         """Put back a change that was undone, at its old place among the others. Raises `ChangeError`."""
@@ -459,7 +417,7 @@ class Album:
             corrections.set_undone(connection, change_id, False)
             return change_id
 
-        return self._apply(record)
+        return self._sorting.apply(record)
 
     def changes(self, limit: int = 50) -> list[Change]:
         """What was changed, newest first, undone ones included (without `moved`)."""
@@ -473,7 +431,7 @@ class Album:
 
         What was answered or skipped is never asked again (but for an answer that was undone).
         """
-        board = self._current_board()
+        board = self._sorting.board()
         with self._store.reader() as connection:
             questions = doubts.questions(connection, board, limit)
             rows = topics.read_topics(connection)
@@ -500,7 +458,7 @@ class Album:
             connection.execute("INSERT INTO question VALUES (?, ?, ?)", (photo_id, row.id, change_id))
             return change_id
 
-        return self._apply(record)
+        return self._sorting.apply(record)
 
     # Export
 
@@ -516,13 +474,16 @@ class Album:
         `sidecars` also writes XMP files with the topics as keywords: into a folder, or beside the originals if True.
         Originals are never touched. Raises `OptionError`, `LibraryError`.
         """
-        return export.export(self._store, self._current_board().standing, Path(path), format, sidecars)
+        return export.export(self._store, self._sorting.board().standing, Path(path), format, sidecars)
 
     # How it works inside
 
-    def prepare(self) -> None:
-        """Load features and learner now, rather than when they are first needed."""
-        self._current_board()
+    @contextmanager
+    def _sorted(self) -> Iterator[sqlite3.Connection]:
+        """A connection for reading a library in which every photo has its topics."""
+        self._sorting.board()  # sorts, at first use, what came in before the last process ended
+        with self._store.reader() as connection:
+            yield connection
 
     def _load_embedder(self) -> Embedder:
         if self._embedder is None:
@@ -530,51 +491,6 @@ class Album:
 
             self._embedder = Backbone()
         return self._embedder
-
-    def _use_backbone(self, version: str) -> None:
-        """Features of this backbone count from now on; photos keep their topics until they have them."""
-        with self._changing:
-            if self._store.setting("backbone") != version:
-                self._store.set_setting("backbone", version)
-                self._board = None
-
-    def _current_board(self) -> Scoreboard:
-        board = self._board
-        if board is not None:
-            return board
-        with self._changing:
-            return self._loaded_board()
-
-    def _loaded_board(self) -> Scoreboard:
-        if self._board is None:
-            backbone = self._store.setting("backbone") or ""
-            family = FamilyLearner.open(self._store.data_dir, self._new_learner, backbone)
-            self._board = Scoreboard(self._store, backbone, family)
-        return self._board
-
-    def _apply(self, record: Callable[[sqlite3.Connection], int]) -> Change:
-        """Write a change, sort the library anew and store what moved, all in one transaction or not at all."""
-        began = time.perf_counter()
-        with self._changing:
-            board = self._loaded_board()
-            try:
-                with self._store.transaction(durable=True) as connection:
-                    change_id = record(connection)
-                    step = board.compute(connection)
-                    scoring.write(connection, step)
-                    said = {label[:2] for label in corrections.labels_of_change(connection, change_id)}
-                    moved, total = scoring.moved(step, said)
-                    connection.execute("UPDATE change SET moved = ? WHERE id = ?", (total, change_id))
-                    change = corrections.read_change(connection, change_id)
-            except BaseException:
-                board.revert()
-                raise
-            board.accept(step)
-            self._unsaved += 1
-            if self._unsaved >= CHANGES_BETWEEN_SAVES:
-                board.family.save(self._store.data_dir)
-                self._unsaved = 0
-        return replace(change, moved=moved, moved_total=total, seconds=time.perf_counter() - began)
 
     def _search(
         self,
@@ -605,18 +521,10 @@ class Album:
             return ids
         if topic is None:
             raise SearchError(f"photos can be ordered by {sort} only within a topic")
-        return self._current_board().standing.by_confidence(ids, topic.id, surest_first=sort == "confidence")
+        return self._sorting.board().standing.by_confidence(ids, topic.id, surest_first=sort == "confidence")
 
     def _confidences(self, ids: Sequence[int]) -> dict[int, dict[int, float]]:
-        return self._current_board().standing.confidences_of(ids)
-
-    def _all_topics(self) -> list[Topic]:
-        standing = self._current_board().standing
-        numbers = self._numbers
-        if numbers is None or numbers[0] is not standing:
-            numbers = (standing, standing.topic_numbers())
-            self._numbers = numbers
-        return numbers[1]
+        return self._sorting.board().standing.confidences_of(ids)
 
 
 def _checked_root(root: str | os.PathLike[str]) -> bytes:
@@ -630,21 +538,3 @@ def _checked_root(root: str | os.PathLike[str]) -> bytes:
 
 def _distinct(photo_ids: Iterable[int]) -> list[int]:
     return list(dict.fromkeys(int(photo_id) for photo_id in photo_ids))
-
-
-def _said_of_topics(
-    rows: Sequence[TopicRow], positive: Iterable[str], negative: Iterable[str], none: bool
-) -> dict[int, int]:
-    """Topic ids and what a correction says of them (1 or -1). Raises `TopicError` if it contradicts itself."""
-    is_in = {topics.find_topic(rows, name).id: name for name in positive}
-    not_in = {topics.find_topic(rows, name).id: name for name in negative}
-    both = [name for topic_id, name in is_in.items() if topic_id in not_in]
-    if both:
-        raise TopicError(f"a photo can't be said to be in {both[0]} and not in it at once")
-    if none and is_in:
-        raise TopicError(f"none of the topics, but also {next(iter(is_in.values()))}: that contradicts itself")
-    if none:
-        return {row.id: -1 for row in rows}
-    if not is_in and not not_in:
-        raise TopicError("a correction names topics that the photos are in, or not in, or says none")
-    return dict.fromkeys(is_in, 1) | dict.fromkeys(not_in, -1)

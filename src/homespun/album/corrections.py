@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from homespun.album.errors import ChangeError
+from homespun.album.errors import ChangeError, TopicError
 from homespun.album.model import Change
 from homespun.album.store import now
-from homespun.album.topics import follow_log
+from homespun.album.topics import TopicRow, find_topic, follow_log
 
 
 class Label(NamedTuple):
@@ -57,6 +57,24 @@ def set_undone(connection: sqlite3.Connection, change_id: int, undone: bool) -> 
         raise ChangeError(f"change {change_id} {'is undone already' if undone else 'holds; it was not undone'}")
     connection.execute("UPDATE change SET undone_at = ? WHERE id = ?", (now() if undone else None, change_id))
     _follow(connection, change_id)
+
+
+def said_of_topics(
+    rows: Sequence[TopicRow], positive: Iterable[str], negative: Iterable[str], none: bool
+) -> dict[int, int]:
+    """Topic ids and what a correction says of them (1 or -1). Raises `TopicError` if it contradicts itself."""
+    is_in = {find_topic(rows, name).id: name for name in positive}
+    not_in = {find_topic(rows, name).id: name for name in negative}
+    both = [name for topic_id, name in is_in.items() if topic_id in not_in]
+    if both:
+        raise TopicError(f"a photo can't be said to be in {both[0]} and not in it at once")
+    if none and is_in:
+        raise TopicError(f"none of the topics, but also {next(iter(is_in.values()))}: that contradicts itself")
+    if none:
+        return {row.id: -1 for row in rows}
+    if not is_in and not not_in:
+        raise TopicError("a correction names topics that the photos are in, or not in, or says none")
+    return dict.fromkeys(is_in, 1) | dict.fromkeys(not_in, -1)
 
 
 def carry_labels_of_edited(connection: sqlite3.Connection, alike: Callable[[int, int], bool]) -> None:

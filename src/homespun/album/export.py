@@ -16,10 +16,11 @@ from typing import IO, Any
 from xml.sax.saxutils import escape
 
 from homespun.album import search, topics
+from homespun.album.disk import explain_os_error, write_file
 from homespun.album.errors import LibraryError
 from homespun.album.model import Photo
 from homespun.album.scoring import Standing
-from homespun.album.store import Store, explain_os_error, write_file
+from homespun.album.store import Store
 from homespun.errors import OptionError
 
 FORMATS = ("json", "csv")

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from homespun.album.store import Store, explain_os_error
+from homespun.album.disk import explain_os_error
+from homespun.album.store import Store
 from homespun.learning import TopicLearner
 
 FOLDER = "features"

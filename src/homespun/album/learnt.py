@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from homespun.album.disk import explain_os_error, write_file
 from homespun.album.features import start_of
-from homespun.album.store import explain_os_error, write_file
 from homespun.errors import FormatError
 from homespun.learning import TopicLearner
 

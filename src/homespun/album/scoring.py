@@ -126,14 +126,6 @@ class Scoreboard:
         self._examples: dict[str, Example] = {}
         with store.reader() as connection:
             self.standing = _stored_standing(connection)
-        if store.read_only:
-            with store.reader() as connection:
-                self.accept(self.compute(connection))
-        else:
-            with store.transaction() as connection:
-                step = self.compute(connection)
-                write(connection, step)
-            self.accept(step)
 
     def compute(self, connection: sqlite3.Connection) -> Step:
         """The next standing, from the labels, topics and photos that the connection sees."""

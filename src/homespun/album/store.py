@@ -6,9 +6,6 @@ rest through its transactions. One process may write (a lock file says which), a
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import json
 import os
 import queue
 import sqlite3
@@ -24,16 +21,16 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from homespun.album.errors import LibraryBusyError, LibraryError, StorageFullError
-from homespun.album.migrations import PAGE_SIZE, STEPS, migrate, schema_version
+from homespun.album.database import DATABASE, connect, explained
+from homespun.album.disk import take_lock, write_file
+from homespun.album.errors import LibraryError
+from homespun.album.migrations import STEPS, migrate, schema_version
 from homespun.album.places import NamedPlace, nearest_place
 
 if TYPE_CHECKING:
     from homespun.album.imaging import PhotoData
 
-DATABASE = "album.sqlite3"
 THUMBNAILS = "thumbnails"
-LOCK = "lock"
 
 # Readers are shared by the threads of a web server; more of them than cores would only hold page caches.
 MOST_IDLE_READERS = 4
@@ -97,10 +94,10 @@ class Store:
             (folder / THUMBNAILS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LibraryError(f"cannot use {folder} as the album's data folder: {error.strerror}") from error
-        store = cls(folder, read_only=False, lock=_take_lock(folder))
+        store = cls(folder, read_only=False, lock=take_lock(folder))
         try:
-            with _explained(folder):
-                store._writer = _connect(folder / DATABASE)
+            with explained(folder):
+                store._writer = connect(folder / DATABASE)
                 migrate(store._writer)
         except BaseException:
             store.close()
@@ -115,7 +112,7 @@ class Store:
                 "or name the album's own folder with --data"
             )
         store = cls(folder, read_only=True, lock=None)
-        with _explained(folder), store.reader() as connection:
+        with explained(folder), store.reader() as connection:
             version = schema_version(connection)
         if version != len(STEPS):
             store.close()
@@ -152,7 +149,7 @@ class Store:
         too (what a person said is durable; a photo that is lost to a power cut is only read again). Raises
         `StorageFullError` when the disk is, `LibraryError` when the library is read-only.
         """
-        with self._turn, _explained(self.data_dir):
+        with self._turn, explained(self.data_dir):
             if self._writer is None:
                 state = "closed" if self._closed else "open for reading only"
                 raise LibraryError(f"the album in {self.data_dir} is {state}")
@@ -174,10 +171,10 @@ class Store:
         try:
             connection = self._readers.get_nowait()
         except queue.Empty:
-            with _explained(self.data_dir):
-                connection = _connect(self.data_dir / DATABASE, read_only=True)
+            with explained(self.data_dir):
+                connection = connect(self.data_dir / DATABASE, read_only=True)
         try:
-            with _explained(self.data_dir):
+            with explained(self.data_dir):
                 connection.execute("BEGIN")
                 yield connection
         finally:
@@ -362,100 +359,9 @@ def read_features(
     return found, vectors.reshape(len(rows), -1 if rows else 0)
 
 
-def write_file(target: Path, content: bytes, *, durable: bool = False) -> None:
-    """Write a file beside its place and rename it there, so that it is never seen half-written.
-
-    Raises `StorageFullError` if the disk is, `LibraryError` if it cannot be written otherwise.
-    """
-    beside = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as stream:
-            stream.write(content)
-            if durable:
-                stream.flush()
-                os.fsync(stream.fileno())
-        beside.replace(target)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise explain_os_error(error, target) from error
-
-
-def explain_os_error(error: OSError, path: Path) -> LibraryError:
-    """The album's error for a file that could not be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _storage_full(path.parent)
-    return LibraryError(f"cannot write {path}: {error.strerror}")
-
-
-def _storage_full(folder: Path) -> StorageFullError:
-    return StorageFullError(
-        f"the disk that holds {folder} is full; free some space and try again (nothing that was stored is lost)"
-    )
-
-
 def now() -> str:
     """The local time as the library stores it: ISO 8601 with seconds and the zone's offset."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    uri = path.absolute().as_uri() + ("?mode=ro" if read_only else "")
-    # Transactions are opened by hand; threads hand connections to each other but never share one at a time.
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10.0)
-    if read_only:
-        connection.execute("PRAGMA query_only = ON")
-    else:
-        connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-    return connection
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turn SQLite's errors into the album's, with what to do about them."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        name = getattr(error, "sqlite_errorname", "") or ""
-        if name.startswith("SQLITE_FULL"):
-            raise _storage_full(folder) from error
-        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            raise LibraryError(f"{folder / DATABASE} is damaged or is not an album: {error}") from error
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            raise LibraryBusyError(f"another program keeps {folder / DATABASE} locked: {error}") from error
-        if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
-            raise LibraryError(f"cannot read or write {folder / DATABASE}: {error}") from error
-        raise
-
-
-def _take_lock(folder: Path) -> int:
-    """Take the write lock of a data folder; it goes with the process, however that ends."""
-    path = folder / LOCK
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise LibraryError(f"cannot write to the album's data folder {folder}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.read(descriptor, 200)
-        os.close(descriptor)
-        raise LibraryBusyError(
-            f"another program is changing the album in {folder}{_name_holder(holder)}; "
-            "stop it, or make this change there"
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps({"process": os.getpid()}).encode(), 0)
-    return descriptor
-
-
-def _name_holder(content: bytes) -> str:
-    try:
-        return f" (process {int(json.loads(content)['process'])})"
-    except (ValueError, KeyError, TypeError):
-        return ""
 
 
 def _photo_of(connection: sqlite3.Connection, path: bytes) -> int | None:
