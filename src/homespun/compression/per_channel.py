@@ -14,7 +14,7 @@ from homespun.graph import Array
 
 #: Largest code. -128 is left out, so that codes are symmetric and a product of two fits 15 bits.
 MAX_CODE = 127
-#: Channels whose largest weight is smaller than 127 times this are kept as zeros and small codes.
+#: Channels whose largest weight is smaller than 127 times this get small codes; those of less than half of it, zeros.
 SMALLEST_SCALE = 2.0**-100
 _SCALE_BITS = 17
 
@@ -48,4 +48,4 @@ def channel_scales(columns: Array) -> Array:
         raise ModelError(f"weights of channel {int(np.argmin(np.isfinite(largest)))} are not finite")
     mantissa, exponent = np.frexp(largest / MAX_CODE)
     scale = np.ldexp(np.ceil(np.ldexp(mantissa, _SCALE_BITS)), exponent - _SCALE_BITS)
-    return np.where(largest == 0.0, 1.0, np.maximum(scale, SMALLEST_SCALE))
+    return np.where(largest <= SMALLEST_SCALE / 2, 1.0, np.maximum(scale, SMALLEST_SCALE))
