@@ -18,6 +18,7 @@ from homespun.compile.lowering import EXTERNAL, STATE, ConstantPool, Lowered, Lo
 from homespun.compile.memory import aligned
 from homespun.compile.passes.expand_for_training import RunningStatistics, expand_for_training
 from homespun.compile.passes.fuse_training_blocks import fuse_training_blocks
+from homespun.compile.passes.recompute import candidates, recompute, worthwhile
 from homespun.compile.schedule import schedule
 from homespun.errors import ShapeError
 from homespun.graph import BATCH, Array, Graph, Tensor, TensorType, infer
@@ -66,7 +67,7 @@ class TrainingPlan:
     gradient_factor: float = 1.0  # mode "gradients": what each batch's gradients count
     fuse: bool = True
     half: bool = False
-    recompute: tuple[str, ...] = ()
+    recompute: tuple[str, ...] | None = None  # outputs of layers to compute again; None: where it costs next to nothing
 
 
 @dataclass
@@ -172,6 +173,9 @@ def joint_graph(
         fuse_training_blocks(graph)
     else:
         graph.prune()
+    again = plan.recompute if plan.recompute is not None else worthwhile(candidates(graph, types))
+    for z in recompute(graph, again):
+        types[f"{z}/again"] = types[z]
     schedule(graph)
     graph.outputs = []
     graph.rename(control, f"{CONTROL}/now")

@@ -14,7 +14,7 @@ class Choice:
     """What was chosen: samples that run at once (0: the whole batch), layers whose outputs are computed again."""
 
     micro_batch: int = 0
-    recompute: tuple[str, ...] = ()
+    recompute: tuple[str, ...] | None = None
 
 
 def choose(trainer: Trainer) -> Choice:

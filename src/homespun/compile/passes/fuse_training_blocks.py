@@ -10,7 +10,7 @@ Rule 5: `normalize_gradient` of a backward layer's data gradient (slope of the a
 
 from __future__ import annotations
 
-from homespun.graph import Graph, Node
+from homespun.graph import Graph
 from homespun.graph.operator import attributes
 from homespun.ops.training_convolution import (
     COEFFICIENTS,

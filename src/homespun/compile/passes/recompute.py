@@ -1,0 +1,81 @@
+"""Pass over a joint graph: compute some layers' outputs a second time, when the backward pass needs them, and let the
+first copy die after its last forward reader.
+
+Rule 1: the layer is a forward layer whose output only `fuse_training_blocks` readers (norm on load) and backward nodes
+read, and whose input is not itself computed again, so that it is alive anyway.
+Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from homespun.graph import Graph, Node, Tensor, TensorType
+
+LAYERS = ("train_conv2d", "train_linear")
+_BACKWARD = ("conv2d_backward", "linear_backward", "normalize_gradient", "normalize_input_gradient", "unary_gradient")
+
+#: Multiply-adds for each element of the output up to which a layer is computed again without being asked: a 1x1
+#: convolution from so few channels takes about as long as reading its output from memory.
+ALWAYS_BELOW = 24
+#: ... if the output has at least so many bytes.
+WORTHWHILE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A layer that could be computed again: what it would save, bytes, and cost, multiply-adds."""
+
+    name: str
+    saved: int
+    cost: int
+    inner: int  # multiply-adds for each element
+
+
+def candidates(graph: Graph, types: Mapping[str, TensorType]) -> list[Candidate]:
+    """The layers of a joint graph that could be computed again, cheapest for what they save first."""
+    found = []
+    consumers = graph.consumers()
+    for node in graph.nodes:
+        if node.op not in LAYERS or not _backward_readers(consumers, node.outputs[0]):
+            continue
+        z, w = types[node.outputs[0]], types[node.inputs[1]]
+        inner = w.size // w.shape[-1]
+        found.append(Candidate(node.outputs[0], z.nbytes, inner * z.size, inner))
+    return sorted(found, key=lambda c: (c.inner, -c.saved))
+
+
+def worthwhile(found: Collection[Candidate]) -> tuple[str, ...]:
+    """Those that are computed again even where memory is plenty."""
+    return tuple(c.name for c in found if c.inner <= ALWAYS_BELOW and c.inner > 9 and c.saved >= WORTHWHILE)
+
+
+def recompute(graph: Graph, layers: Collection[str]) -> tuple[str, ...]:
+    """Apply the pass in place for the layers that make these tensors; returns those for which it was possible."""
+    consumers = graph.consumers()
+    chosen: list[str] = []
+    before: dict[int, list[Node]] = {}
+    for node in list(graph.nodes):
+        z = node.outputs[0]
+        if node.op not in LAYERS or z not in layers or node.inputs[0] in chosen:
+            continue
+        readers = _backward_readers(consumers, z)
+        if not readers or z in graph.outputs:
+            continue
+        again = graph.fresh_name(f"{z}/again")
+        graph.add_tensor(Tensor(again, "activation"))
+        copy = Node(node.op, node.inputs, (again,), dict(node.attributes), again)
+        for reader in readers:
+            reader.inputs = tuple(again if n == z else n for n in reader.inputs)
+        before.setdefault(id(readers[0]), []).append(copy)
+        chosen.append(z)
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        nodes += [*before.get(id(node), []), node]
+    graph.nodes = nodes
+    return tuple(chosen)
+
+
+def _backward_readers(consumers: Mapping[str, list[Node]], z: str) -> list[Node]:
+    return [n for n in consumers.get(z, []) if n.op in _BACKWARD]
