@@ -668,3 +668,9 @@ def test_reading_from_threads_keeps_pillow_strict(tmp_path: Path) -> None:
     assert results == [True] * 4
     with pytest.raises(OSError, match="truncated"):
         Image.open(cut).load()
+
+
+def test_the_documentation_lists_every_reason() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "photos.md").read_text(encoding="utf-8")
+    for code, reason in REASONS.items():
+        assert f"| `{code}` | {reason.english} | {reason.chinese} |" in page, code

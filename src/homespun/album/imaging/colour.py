@@ -15,6 +15,8 @@ from PIL import Image, ImageCms
 # Modes that Pillow can scale down without conversion. Palette indices and 1-bit pixels can't be averaged.
 REDUCIBLE = frozenset({"L", "RGB", "RGBA", "LA", "RGBa", "La", "CMYK", "YCbCr", "I", "F", "RGBX"})
 
+ROWS_AT_ONCE = 256
+
 _SIXTEEN_BIT = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 
 
@@ -63,17 +65,21 @@ def _stretch(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
 
     Floats are in 0 to 1 as a rule; whole numbers have 8, 12 (scanners) or 16 bits.
     """
-    numbers = np.nan_to_num(values.astype(np.float32), copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(numbers.min()), float(numbers.max())
-    if low < 0:
-        numbers, high = numbers - low, high - low
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low = min(0.0, float(values.min()))
+    high = float(values.max()) - low
     whites = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 4095.0, 65535.0)
     white = next((white for white in whites if high <= white), high)
-    return (numbers * np.float32(255.0 / white)).round().clip(0, 255).astype(np.uint8)
+    eight_bit = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), ROWS_AT_ONCE):  # as float32 the whole of a large scan would not fit
+        numbers = values[top : top + ROWS_AT_ONCE].astype(np.float32) - np.float32(low)
+        eight_bit[top : top + ROWS_AT_ONCE] = (numbers * np.float32(255.0 / white)).round().clip(0, 255)
+    return eight_bit
 
 
-def _from_array(image: Image.Image, values: npt.NDArray[np.generic]) -> Image.Image:
-    grey = Image.fromarray(values.astype(np.uint8))
+def _from_array(image: Image.Image, values: npt.NDArray[np.uint8]) -> Image.Image:
+    grey = Image.fromarray(values)
     grey.info = dict(image.info)
     return grey
 

@@ -43,9 +43,10 @@ _PLUGINS = {
 # These start so commonly that a file which then makes no sense is more likely no picture than a damaged one.
 _WEAK_SIGNATURES = frozenset({"BMP", "SGI", "PCX", "ICO", "PPM", "TGA"})
 
-# Bytes that decoding takes for a pixel of the full picture, at most: the codec's planes, Pillow's copy, a conversion.
-_BYTES_PER_PIXEL = {"HEIF": 14, "AVIF": 14, "WEBP": 14, "JPEG2000": 24, "GIF": 10, "PSD": 12}
+# Bytes that decoding takes for a pixel of the full picture (measured, rounded up): the codec's planes, Pillow's copies.
+_BYTES_PER_PIXEL = {"HEIF": 9, "AVIF": 10, "WEBP": 17, "JPEG2000": 21, "SGI": 9, "PSD": 9}
 _BYTES_PER_PIXEL_ELSEWHERE = 8
+_MORE_FOR_TRANSPARENCY = 4
 
 _DNG_VERSION_TAG = 50706
 
@@ -195,7 +196,9 @@ def _check_size(image: Image.Image, kind: str, need: Need, limits: Limits) -> No
             full = max(across for across, _ in layers) * max(down for _, down in layers)
             needed += 2 * pixels * sum(across * down for across, down in layers) / full
     else:
-        needed = pixels * _BYTES_PER_PIXEL.get(kind, _BYTES_PER_PIXEL_ELSEWHERE)
+        each = _BYTES_PER_PIXEL.get(kind, _BYTES_PER_PIXEL_ELSEWHERE)
+        transparent = image.mode.upper().endswith("A") or "transparency" in image.info
+        needed = pixels * (each + transparent * _MORE_FOR_TRANSPARENCY)
     if needed > limits.memory:
         raise Unreadable("too_large", f"{width} x {height} pixels would take {needed / 1e6:,.0f} MB")
 
