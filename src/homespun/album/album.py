@@ -294,8 +294,7 @@ class Album:
         with self._sorted() as connection:
             rows, found, chosen = self._search(connection, topic, text, date_from, date_to, place)
             if sort in ("date", "date-ascending"):
-                ids = found.ids(connection, ascending=sort == "date-ascending", offset=offset, limit=limit)
-                total = found.count(connection)
+                ids, total = found.page(connection, ascending=sort == "date-ascending", offset=offset, limit=limit)
             else:
                 every = self._ordered(connection, found, chosen, sort)
                 ids, total = every[offset : offset + limit], len(every)

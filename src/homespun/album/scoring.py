@@ -76,7 +76,8 @@ class Standing:
         rows = np.searchsorted(self.ids, wanted)
         sureness = np.where(self.said[rows, column] != 0, 2.0, self.confidences[rows, column])
         order = np.argsort(-sureness if surest_first else sureness, kind="stable")
-        return [int(photo_id) for photo_id in wanted[order]]
+        ordered: list[int] = wanted[order].tolist()
+        return ordered
 
     def topic_numbers(self) -> list[Topic]:
         """Every topic with its counts; the cover is its surest photo, one that a person put there if there is one."""
