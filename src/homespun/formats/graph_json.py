@@ -26,7 +26,12 @@ _LARGEST_TENSOR = 2**33
 
 
 def dump(graph: Graph, storage: Mapping[str, Mapping[str, Any]]) -> str:
-    """JSON text of a graph. `storage` adds entries to the tensors of those names: how and where their data are."""
+    """JSON text of a graph. `storage` adds entries to the tensors of those names: how and where their data are.
+
+    Raises `ModelError` if two nodes have the same name.
+    """
+    if len({n.name for n in graph.nodes}) != len(graph.nodes):
+        raise ModelError(f"graph {graph.name!r}: two nodes have the same name; files need names that differ")
     tensors = []
     for t in graph.tensors.values():
         if t.role != "activation":
@@ -127,9 +132,10 @@ class Reader:
             raise self.fail(place, "an input is listed twice")
         for i, entry in enumerate(self.field(document, "tensors", list, place)):
             self._tensor(graph, f"tensor {i}", entry, arrays)
+        names: set[str] = set()
         written: set[str] = set()
         for i, entry in enumerate(self.field(document, "nodes", list, place)):
-            self._node(graph, f"node {i}", entry, written)
+            self._node(graph, f"node {i}", entry, names, written)
         self._check(graph)
         return graph
 
@@ -156,7 +162,7 @@ class Reader:
             tensor.data = arrays(place, entry, tensor)
         graph.add_tensor(tensor)
 
-    def _node(self, graph: Graph, place: str, entry: Any, written: set[str]) -> None:
+    def _node(self, graph: Graph, place: str, entry: Any, names: set[str], written: set[str]) -> None:
         op, name = self.field(entry, "op", str, place), self.field(entry, "name", str, place)
         place = f"node {shortened(name)}" if name else place
         if op not in OPERATORS:
@@ -167,18 +173,21 @@ class Reader:
         for out in outputs:
             role = graph.tensors[out].role if out in graph.tensors else "activation"
             if out and (out in written or role in ("input", "constant")):
-                raise self.fail(place, f"it writes {shortened(out)}, which is an {role} or is written already")
+                raise self.fail(place, f"it writes {shortened(out)}, which can't be written or is written already")
             written.add(out)
         attributes = {
             key: self._attribute(f"{place}: attribute {shortened(key)}", op, key, value)
             for key, value in self.field(entry, "attributes", dict, place).items()
         }
-        graph.add_node(op, inputs, outputs, attributes, name)
+        node = graph.add_node(op, inputs, outputs, attributes, name)
+        if node.name in names:
+            raise self.fail(place, "another node has the same name")
+        names.add(node.name)
 
     def _attribute(self, place: str, op: str, key: str, value: Any) -> Attribute:
         """A value of the type that the operator's default has; an int where a float is expected becomes one."""
         default = OPERATORS[op].attributes.get(key, REQUIRED)
-        if type(value) is int and value == default:
+        if type(value) is int and type(default) is int and value == default:
             return value  # even one beyond 32 bits, such as the end of a slice that has none
         found = self._decode(place, value)
         if type(default) is float and type(found) is int:

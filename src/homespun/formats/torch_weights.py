@@ -102,7 +102,7 @@ def _state_dict_in(file: str, content: Any, entry: str | None) -> dict[str, _Ten
         return _tensors(content[entry])
     if _tensors(content):
         return _tensors(content)
-    sections = [str(k) for k, v in content.items() if type(v) is dict and _tensors(v)]
+    sections = [k for k, v in content.items() if type(k) is str and type(v) is dict and _tensors(v)]
     known = [k for k in _ENTRIES if k in sections]
     if not known and len(sections) != 1:
         found = f"several sections have tensors: {', '.join(sections)}; name one" if sections else "no tensors in it"
@@ -151,6 +151,7 @@ _NAMES: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): Builder(_tensor_of),
     ("torch._utils", "_rebuild_tensor_v3"): Builder(_tensor_of_dtype),
     ("torch._utils", "_rebuild_parameter"): Builder(_first),
+    ("torch._utils", "_rebuild_parameter_with_state"): Builder(_first),
     ("torch.nn.parameter", "Parameter"): Builder(_first),
     ("torch", "Size"): Builder(_first),
     ("torch", "device"): Builder(_first),
