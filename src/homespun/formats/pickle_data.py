@@ -157,7 +157,8 @@ class PickleData:
             raise TypeError("a global whose name is not text")
         if (module, symbol) not in self._names:
             raise FormatError(
-                f"{self.where}: refers to {module[:80]}.{symbol[:80]}, which weights do not need; refused"
+                f"{self.where}: refers to {module[:80]}.{symbol[:80]}, which weights do not need; refused "
+                "(where the file comes from, save model.state_dict() alone)"
             )
         return self._names[module, symbol]
 
