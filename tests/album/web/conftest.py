@@ -45,7 +45,7 @@ def album(tmp_path: Path) -> FakeAlbum:
     album = FakeAlbum(tmp_path, [make_photo(number) for number in range(1, 151)])
     album.members["food"] = set(range(1, 101))
     album.members["cats"] = {3, 4}
-    album.queue = [Doubt(album.photo(number), "cats", 0.6, True, "") for number in (3, 4, 5)]
+    album.queue = [Doubt(album.photo(number), "cats", 0.6, True, "unsure") for number in (3, 4, 5)]
     album.unreadable = [Problem("/pictures/<b>bad.jpg", "truncated", "")]
     return album
 
@@ -84,6 +84,8 @@ def client(album: FakeAlbum, shared_app: SharedApp) -> TestClient:
 def serving(app: FastAPI) -> Iterator[str]:
     """Run an application on a free port of loopback; yields its address."""
     listener = socket.create_server(("127.0.0.1", 0))
+    # Or else each answer's body waits 40 ms for its head to be acknowledged.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -71,7 +71,6 @@ class FakeAlbum:
         self.calls: list[tuple[str, Any]] = []
         self.failure: Exception | None = None
         self.before_index: Callable[[], None] = lambda: None
-        self.indexing = False
 
     # What pages read
 
@@ -178,7 +177,7 @@ class FakeAlbum:
             changes=len(self.log),
             backbone="fake",
             last_indexed="2024-05-01T12:00:00",
-            indexing=self.indexing,
+            indexing=False,
         )
 
     def index(self, roots: Any = None, on_progress: Any = None, stop: Any = None) -> None:

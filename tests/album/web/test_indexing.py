@@ -31,19 +31,6 @@ def test_progress_is_shown_while_a_run_lasts(album: FakeAlbum) -> None:
     assert (state["running"], state["error"]) == (False, "the disk is full")
 
 
-def test_a_run_of_another_kind_is_seen(album: FakeAlbum, client: TestClient) -> None:
-    album.indexing = True
-    assert client.get("/api/v1/indexing").json() == {
-        "running": True,
-        "done": 0,
-        "total": None,
-        "photos_per_second": None,
-        "seconds_left": None,
-        "error": None,
-    }
-    assert client.post("/api/v1/indexing", json={}).json() == {"started": False}
-
-
 def test_one_run_at_a_time(album: FakeAlbum) -> None:
     inside, leave = threading.Event(), threading.Event()
 
@@ -60,7 +47,6 @@ def test_one_run_at_a_time(album: FakeAlbum) -> None:
         leave.set()
     # Closing the server waited for the run.
     assert [call for call in album.calls if call[0] == "index"] == [("index", None)]
-    assert album.indexing is False
 
 
 def test_a_run_that_fails_says_why(album: FakeAlbum) -> None:

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 import homespun.album.web as web
 from homespun.album.web.language import LANGUAGES, Speech, choose_language, words
 
+from ..small_library import add_colours, open_album
 from .conftest import make_app
 from .fake_album import FakeAlbum
 
@@ -63,6 +64,13 @@ def test_every_word_that_is_used_exists_and_every_word_that_exists_is_used() -> 
     chosen = {"doubts.thinks_yes", "doubts.thinks_no", "js.came", "js.went", "js.offline", "js.failed"}
     unused = [key for key in known if key not in chosen and not any(matches(key, pattern) for pattern in used)]
     assert not unused
+
+
+def test_every_reason_to_ask_has_words(tmp_path: Path) -> None:
+    with open_album(tmp_path) as album:
+        add_colours(album)
+        reasons = {doubt.reason for doubt in album.doubts(100)}
+    assert reasons and {f"doubts.reason.{reason}" for reason in reasons} <= words("en").keys()
 
 
 @pytest.mark.parametrize(

@@ -44,12 +44,9 @@ class Indexing:
 
     @property
     def state(self) -> IndexingState:
-        """A snapshot. A run that nobody reports on (another process's) shows as running without numbers."""
+        """A snapshot; cheap, as every open page asks for it again and again."""
         with self._lock:
-            state = self._state
-        if not state.running and self._album.status().indexing:
-            return IndexingState(running=True)
-        return state
+            return self._state
 
     def on_progress(self, progress: Progress) -> None:
         """Take note of a report from `Album.index`; pass this as its `on_progress`."""
@@ -69,8 +66,6 @@ class Indexing:
 
     def start(self) -> bool:
         """Read new photos of the remembered folders in the background; False if a run is under way already."""
-        if self.state.running:
-            return False
         with self._lock:
             if self._state.running:
                 return False

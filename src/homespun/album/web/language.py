@@ -54,10 +54,6 @@ class Speech:
         shown = {name: self.number(v) if isinstance(v, int) else v for name, v in values.items()}
         return catalogue[key].format(**shown)
 
-    def optional(self, key: str) -> str:
-        """The text of `key`, or nothing where there is none."""
-        return words(self.language).get(key, "")
-
     def number(self, value: int) -> str:
         return f"{value:,}"
 

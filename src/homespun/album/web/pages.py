@@ -76,7 +76,7 @@ def pages_router(
             hero=_hero(present, album, topics),
             rows=rows,
             doubts=len(album.doubts(DOUBTS_AT_ONCE)) if newest.total else 0,
-            problems=album.status().unreadable,
+            problems=len(album.problems()),
         )
 
     def listing(t: Speech, query: PhotoQuery, path: str, offset: int, facts: str = "") -> dict[str, Any]:

@@ -105,7 +105,7 @@ class Presenter:
                 "doubts.thinks_yes" if doubt.present else "doubts.thinks_no",
                 share=self.t.percent(doubt.confidence if doubt.present else 1 - doubt.confidence),
             ),
-            "reason": self.t.optional(f"doubts.reason.{doubt.reason}"),
+            "reason": self.t(f"doubts.reason.{doubt.reason}"),
         }
 
     def change(self, change: Change, names: Mapping[str, str], pictures: Sequence[Photo]) -> dict[str, Any]:

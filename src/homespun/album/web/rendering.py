@@ -50,6 +50,8 @@ def renderer(every_page: Callable[[Request, Speech], dict[str, Any]]) -> Rendere
 
     def render(request: Request, t: Speech, template: str, *, status_code: int = 200, **context: Any) -> HTMLResponse:
         text = _environment().get_template(template).render(t=t, **every_page(request, t), **context)
-        return HTMLResponse(text, status_code=status_code, headers={"Cache-Control": "no-cache", "Vary": "Cookie, Accept-Language"})
+        return HTMLResponse(
+            text, status_code=status_code, headers={"Cache-Control": "no-cache", "Vary": "Cookie, Accept-Language"}
+        )
 
     return render

@@ -91,7 +91,7 @@
     if (held) { window.Homespun.focusMain(); }
   }
 
-  function showToast(nodes, undo) {
+  function showToast(nodes, undo, more) {
     toast.innerHTML = '';
     nodes.forEach(function (node) { toast.appendChild(node); });
     var buttons = element('p', 'buttons');
@@ -102,6 +102,7 @@
       undoButton.addEventListener('click', undo);
       buttons.appendChild(undoButton);
     }
+    if (more) { buttons.appendChild(more); }
     var close = element('button', 'button', say('close'));
     close.type = 'button';
     close.addEventListener('click', hideToast);
@@ -132,25 +133,31 @@
     return image;
   }
 
-  /* Show what a change did: what was said, what else moved (with pictures), and a way back. */
-  function showChange(change, title) {
-    var nodes = [element('p', 'toast-title', title)];
-    if (change.moved_total) {
-      nodes.push(element('p', 'toast-moved', say('moved', { n: change.moved_total })));
+  function movedPhoto(photoId, kind, text) {
+    var link = element('a', 'moved-photo ' + kind);
+    link.href = '/photos/' + photoId;
+    link.appendChild(thumbnail(photoId));
+    if (text) { link.appendChild(element('span', '', text)); }
+    return link;
+  }
+
+  /* A toast of what was said, what came of it (a sentence and links with pictures), and a way back. */
+  function showResult(changeId, title, sentence, links, button) {
+    var nodes = [element('p', 'toast-title', title), element('p', 'toast-moved', sentence)];
+    if (links.length) {
       var moved = element('div', 'moved');
-      change.moved.slice(0, MOST_THUMBNAILS).forEach(function (move) {
-        var link = element('a', 'moved-photo ' + (move.after ? 'came' : 'went'));
-        link.href = '/photos/' + move.photo_id;
-        link.appendChild(thumbnail(move.photo_id));
-        var name = topicNames[move.topic] || move.topic;
-        link.appendChild(element('span', '', say(move.after ? 'came' : 'went', { topic: name })));
-        moved.appendChild(link);
-      });
+      links.slice(0, MOST_THUMBNAILS).forEach(function (link) { moved.appendChild(link); });
       nodes.push(moved);
-    } else {
-      nodes.push(element('p', 'toast-moved', say('nothing_moved')));
     }
-    showToast(nodes, function () { undo(change.id); });
+    showToast(nodes, function () { undo(changeId); }, button);
+  }
+
+  function showChange(change, title) {
+    showResult(change.id, title, change.moved_total ? say('moved', { n: change.moved_total }) : say('nothing_moved'),
+      change.moved.map(function (move) {
+        var name = topicNames[move.topic] || move.topic;
+        return movedPhoto(move.photo_id, move.after ? 'came' : 'went', say(move.after ? 'came' : 'went', { topic: name }));
+      }));
     tellListeners(change);
   }
 
@@ -205,6 +212,9 @@
     closest: closest,
     topicNames: topicNames,
     showChange: showChange,
+    showResult: showResult,
+    movedPhoto: movedPhoto,
+    tellListeners: tellListeners,
     showToast: showToast,
     hideToast: hideToast,
     complain: complain,

@@ -65,18 +65,24 @@
         var change = changes[0];
         if (!change || change.topics.indexOf(topic.key) < 0) { return; }
         showNewTopic(topic, name, change);
+        Homespun.tellListeners(change);
+        if (afterwards) { afterwards(); }
       });
-      if (afterwards) { afterwards(); }
     }, complain);
   });
 
   function showNewTopic(topic, name, change) {
-    var more = Math.max(0, topic.photos - chosen.length);
-    var title = Homespun.element('p', 'toast-title', Homespun.say('topic_made', { topic: name }));
-    var found = Homespun.element('p', 'toast-moved', more ? Homespun.say('topic_found', { n: more }) : Homespun.say('topic_alone'));
-    var open = Homespun.element('a', 'button', Homespun.say('topic_open', { topic: name }));
-    open.href = '/topics/' + encodeURIComponent(topic.key);
-    Homespun.showToast([title, found, open], function () { Homespun.undo(change.id); });
+    var given = chosen;
+    var query = '/api/v1/photos?sort=confidence&limit=60&topic=' + encodeURIComponent(topic.key);
+    Homespun.call('GET', query, null, function (page) {
+      var found = page.photos.filter(function (photo) { return given.indexOf(photo.id) < 0; });
+      var more = Math.max(0, page.total - given.length);
+      var open = Homespun.element('a', 'button', Homespun.say('topic_open'));
+      open.href = '/topics/' + encodeURIComponent(topic.key);
+      Homespun.showResult(change.id, Homespun.say('topic_made', { topic: name }),
+        more ? Homespun.say('topic_found', { n: more }) : Homespun.say('topic_alone'),
+        found.map(function (photo) { return Homespun.movedPhoto(photo.id, 'came', ''); }), open);
+    });
   }
 
   function addChoice(key, name) {

@@ -6,7 +6,7 @@
   var Homespun = window.Homespun;
   var LEFT = 37, UP = 38, RIGHT = 39, DOWN = 40, ENTER = 13, ESCAPE = 27;
   var BACK = [ESCAPE, 461 /* webOS */, 10009 /* Tizen */];
-  var KEY_U = 85, BLUE = 406;
+  var KEY_U = 85, BLUE = 406, SLASH = 191;
   var FOCUSABLE = 'a[href], button, input, select, [tabindex="0"]';
   /* Leaving the line that one is on costs this many times its distance. */
   var ASIDE = 3;
@@ -147,6 +147,7 @@
       if (!typing(node) && !Homespun.currentDialog()) {
         handled = Homespun.keys.some(function (page) { return page(key, event); });
         if (!handled && (key === KEY_U || key === BLUE)) { handled = Homespun.undoShown(); }
+        if (!handled && key === SLASH && !event.shiftKey) { location.href = '/search'; handled = true; }
       }
       if (!handled && key >= LEFT && key <= DOWN && !fieldNeeds(node, key) && !event.shiftKey) {
         move(key);
