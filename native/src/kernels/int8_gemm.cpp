@@ -137,10 +137,11 @@ void run_tile(const Tile& t) {
   }
 }
 
-constexpr int rows_of_tile(int vectors) { return kTileVectors / vectors < 12 ? kTileVectors / vectors : 12; }
+constexpr int kMostRows = 12;
+constexpr int rows_of_tile(int vectors) { return kTileVectors / vectors < kMostRows ? kTileVectors / vectors : kMostRows; }
 using TileFunction = void (*)(const Tile&);
 struct TileTable {
-  TileFunction of[2][kInt8PanelVectors + 1][13];
+  TileFunction of[2][kInt8PanelVectors + 1][kMostRows + 1];
 };
 template <int kVectors, int kRows>
 constexpr void fill(TileTable& table) {
@@ -159,14 +160,15 @@ constexpr TileTable make_tiles() {
 }
 constexpr TileTable kTiles = make_tiles();
 
-// Activations that are no pair of limits run on the stored tile while it is in the first-level cache.
-void finish_tile(const Int8Gemm& g, int64_t row, int64_t rows, int64_t column, int64_t columns) {
-  for (int64_t r = row; r < row + rows; ++r) {
-    float* y = g.c + r * g.c_row + column;
-    activate_values(y, y, columns, g.activation);
-    if (g.residual == nullptr || !g.residual_after) continue;
-    const float* residual = g.residual + r * g.residual_row + column;
-    for (int64_t i = 0; i < columns; ++i) y[i] += residual[i];
+// Activations that are no pair of limits: the tile goes to a buffer first, so that C may be the residual's memory.
+constexpr int kPanelColumns = kInt8PanelVectors * kWidth;
+void finish_tile(float* sums, float* c, int64_t c_row, int64_t rows, int64_t columns, ActivationSpec activation,
+                 const float* residual, int64_t residual_row) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float* y = sums + r * kPanelColumns;
+    activate_values(y, y, columns, activation);
+    for (int64_t i = 0; i < columns; ++i)
+      c[r * c_row + i] = residual == nullptr ? y[i] : y[i] + residual[r * residual_row + i];
   }
 }
 
@@ -207,11 +209,12 @@ void int8_gemm(const Int8Gemm& g, Range rows, Range vectors) {
   const bool in_registers = g.codes != nullptr || is_clip(g.activation.kind);
   const int64_t count = rows.end - rows.begin;
   const int64_t row_blocks = divide_up(count * inner, kRowBlockBytes);
+  alignas(64) float sums[kMostRows * kPanelColumns];
   Tile tile{};
   tile.row_scale_step = g.row_scale != nullptr;
   tile.a_row = g.a_row;
   tile.steps = inner / 4;
-  tile.c_row = g.c_row;
+  tile.c_row = in_registers ? g.c_row : kPanelColumns;
   tile.residual_row = g.residual_row;
   tile.residual_after = g.residual_after;
   tile.limits = limits_of(g.activation);
@@ -235,12 +238,15 @@ void int8_gemm(const Int8Gemm& g, Range rows, Range vectors) {
         const int64_t m_end = block_begin + (block_end - block_begin) * (i + 1) / tiles;
         tile.a = g.a + m * g.a_row;
         tile.row_scale = g.row_scale == nullptr ? &kOne : g.row_scale + m;
-        tile.c = g.c == nullptr ? nullptr : g.c + m * g.c_row + n;
+        float* c = g.c == nullptr ? nullptr : g.c + m * g.c_row + n;
+        tile.c = in_registers ? c : sums;
         tile.codes = g.codes == nullptr ? nullptr : g.codes + m * g.c_row + n;
-        const bool adds = g.residual != nullptr && (in_registers || !g.residual_after);
-        tile.residual = adds ? g.residual + m * g.residual_row + n : nullptr;
+        const float* residual = g.residual == nullptr ? nullptr : g.residual + m * g.residual_row + n;
+        const bool adds_later = !in_registers && g.residual_after;
+        tile.residual = adds_later ? nullptr : residual;
         kTiles.of[g.codes != nullptr][end - begin][m_end - m](tile);
-        if (!in_registers) finish_tile(g, m, m_end - m, n, width);
+        if (!in_registers)
+          finish_tile(sums, c, g.c_row, m_end - m, width, g.activation, adds_later ? residual : nullptr, g.residual_row);
       }
     }
   }

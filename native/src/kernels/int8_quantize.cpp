@@ -23,28 +23,31 @@ HS_INLINE void largest_of_four(const Vec* v, float* largest) {
 #endif
 }
 
-}  // namespace
-
-void quantize_rows(const Lines* rows, int64_t count, int64_t lines, int64_t n, bool non_negative, uint8_t* codes,
-                   int64_t code_row, float* scales) {
+// `kCount` rows; `rest` floats follow the last whole vector of each line.
+template <int kCount>
+void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, uint8_t* codes, int64_t code_row, float* scales) {
   const int64_t whole = n / kWidth * kWidth, rest = n - whole;
   const IntVec magnitude = broadcast_int(non_negative ? -1 : 0x7fffffff);
   Vec most[kQuantizedRows] = {};
-  for (int64_t r = 0; r < count; ++r) {
-    for (int64_t line = 0; line < lines; ++line) {
+  for (int64_t line = 0; line < lines; ++line)
+#pragma GCC unroll 4
+    for (int r = 0; r < kCount; ++r) {
       const float* x = rows[r].first + line * rows[r].step;
       for (int64_t i = 0; i < whole; i += kWidth) most[r] = max_of(most[r], as_floats(as_ints(load(x + i)) & magnitude));
       if (rest > 0) most[r] = max_of(most[r], as_floats(as_ints(load_part(x + whole, rest)) & magnitude));
     }
-  }
   float largest[kQuantizedRows], factors[kQuantizedRows];
   largest_of_four(most, largest);
   const float top = non_negative ? 255.0f : 127.0f;
-  // A row of zeros, or of numbers too small to have a reciprocal, is all zero codes.
-  for (int r = 0; r < kQuantizedRows; ++r) factors[r] = largest[r] > 1e-35f ? top / largest[r] : 0.0f;
-  const IntVec zero_code = broadcast_int(non_negative ? 0 : 128);
-  for (int64_t r = 0; r < count; ++r) {
+#pragma GCC unroll 4
+  for (int r = 0; r < kCount; ++r) {
+    // A row of zeros, or of numbers too small to have a reciprocal, is all zero codes.
+    factors[r] = largest[r] > 1e-35f ? top / largest[r] : 0.0f;
     scales[r] = largest[r] * (1.0f / top);
+  }
+  const IntVec zero_code = broadcast_int(non_negative ? 0 : 128);
+#pragma GCC unroll 4
+  for (int r = 0; r < kCount; ++r) {
     const Vec factor = broadcast(factors[r]);
     const auto code = [&](Vec v) __attribute__((always_inline)) { return IntVec(Wide::rounded(v * factor)) + zero_code; };
     uint8_t* to = codes + r * code_row;
@@ -53,6 +56,18 @@ void quantize_rows(const Lines* rows, int64_t count, int64_t lines, int64_t n, b
       for (int64_t i = 0; i < whole; i += kWidth) Wide::store_truncated(to + i, code(load(x + i)));
       if (rest > 0) Wide::store_truncated(to + whole, code(load_part(x + whole, rest)));
     }
+  }
+}
+
+}  // namespace
+
+void quantize_rows(const Lines* rows, int64_t count, int64_t lines, int64_t n, bool non_negative, uint8_t* codes,
+                   int64_t code_row, float* scales) {
+  switch (count) {
+    case 4: return quantize<4>(rows, lines, n, non_negative, codes, code_row, scales);
+    case 3: return quantize<3>(rows, lines, n, non_negative, codes, code_row, scales);
+    case 2: return quantize<2>(rows, lines, n, non_negative, codes, code_row, scales);
+    default: return quantize<1>(rows, lines, n, non_negative, codes, code_row, scales);
   }
 }
 
