@@ -327,6 +327,40 @@ def test_the_album_in_the_folder_of_photos_does_not_index_itself(tmp_path: Path,
             assert counts(index(store, [tmp_path], MeanColours(), pool=pool)) == expected
 
 
+def test_names_in_any_encoding(library: Library) -> None:
+    names = [b"caf\xe9.jpg", "生日.jpg".encode("gbk"), "生日.jpg".encode(), b"line\nbreak.jpg", b"\xff\xfe"]
+    for seed, name in enumerate(names):
+        with open(os.fsencode(library.photos) + b"/" + name, "wb") as stream:  # noqa: PTH123
+            stream.write(encoded(noise(64, 48, seed=seed)))
+    told: list[Progress] = []
+    assert counts(library.index(on_progress=told.append)) == {"new": 5}
+    assert library.shown() == {os.fsdecode(name) for name in names}
+    assert all(progress.current.encode("utf-8") is not None for progress in told)  # fit to be shown
+    assert counts(library.index()) == {"unchanged": 5}
+
+
+def test_a_file_that_never_stops_growing_does_not_stop_the_run(library: Library) -> None:
+    library.write("good.jpg", 1)
+    growing, stop = library.write("growing.jpg", 2), threading.Event()
+
+    def grow() -> None:
+        with growing.open("ab", buffering=0) as stream:
+            while not stop.is_set():
+                stream.write(b"more")
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    try:
+        report = library.index()
+    finally:
+        stop.set()
+        thread.join()
+    assert report.new + report.unreadable == 2 and "good.jpg" in library.shown()
+    assert library.unreadable().get("growing.jpg", "changed_while_read") == "changed_while_read"
+    library.index()
+    assert library.shown() == {"good.jpg", "growing.jpg"}  # a JPEG with something behind its end is a JPEG
+
+
 def test_another_backbone_gets_its_features(library: Library) -> None:
     for seed in range(10):
         library.write(f"{seed}.jpg", seed)
