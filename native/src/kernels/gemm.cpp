@@ -39,10 +39,12 @@ void run_tile(const Tile& t) {
     for (int r = 0; r < kRows; ++r) sum[r][v] = bias;
   }
   if (t.start != nullptr) {
+    const float* const start = t.start;
+    const int64_t start_row = t.start_row;
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum[r][v] += read(t.start + r * t.start_row, v);
+      for (int v = 0; v < kVectors; ++v) sum[r][v] += read(start + r * start_row, v);
   }
 
   const float* a = t.a;
@@ -61,17 +63,25 @@ void run_tile(const Tile& t) {
   }
 
   const Vec low = broadcast(t.limits.low), high = broadcast(t.limits.high);
+  float* const c = t.c;
+  const int64_t c_row = t.c_row;
+  if (full && t.residual == nullptr) {  // the usual case, free of branches: it counts where the inner dimension is short
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) store(c + r * c_row + v * kWidth, min_of(high, max_of(low, sum[r][v])));
+    return;
+  }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       Vec y = min_of(high, max_of(low, sum[r][v]));
       if (t.residual != nullptr) y += read(t.residual + r * t.residual_row, v);
-      float* c = t.c + r * t.c_row + v * kWidth;
       if (full || v + 1 < kVectors) {
-        store(c, y);
+        store(c + r * c_row + v * kWidth, y);
       } else {
-        store_part(c, t.last_lanes, y);
+        store_part(c + r * c_row + v * kWidth, t.last_lanes, y);
       }
     }
 }

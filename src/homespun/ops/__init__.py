@@ -6,6 +6,7 @@ from homespun.ops import (
     convolution,
     elementwise,
     gradient,
+    inverted_residual,
     linear,
     loss,
     normalization,
@@ -23,6 +24,8 @@ FAMILIES = (
     *(activation, convolution, elementwise, linear, normalization, pooling, reduction, shape, softmax),
     # what the compiler puts in place of others for 8-bit weights
     quantized,
+    # what it puts in place of others for speed, in inference
+    inverted_residual,
     # what only training graphs hold
     *(gradient, loss, training_convolution, training_norm, update),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from homespun.compile.passes.drop_inference_identities import drop_inference_identities
 from homespun.compile.passes.fold_batch_norm import fold_batch_norm
 from homespun.compile.passes.fuse_activation import fuse_activation
+from homespun.compile.passes.fuse_inverted_residual import fuse_inverted_residual
 from homespun.compile.passes.fuse_residual import fuse_residual
 from homespun.compile.passes.quantize_layers import quantize_layers
 from homespun.compile.passes.round_weights import round_weights
@@ -18,6 +19,7 @@ __all__ = [
     "fold_batch_norm",
     "for_inference",
     "fuse_activation",
+    "fuse_inverted_residual",
     "fuse_residual",
     "quantize_layers",
     "round_weights",
@@ -39,5 +41,7 @@ def for_inference(graph: Graph, int8: bool = False) -> Graph:
     fuse_activation(result)
     if int8:
         quantize_layers(result)
+    else:
+        fuse_inverted_residual(result)
     result.prune()
     return result
