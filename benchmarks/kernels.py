@@ -68,13 +68,24 @@ class Bench:
         views = {n: arena[offsets[n] : offsets[n] + a.nbytes].view(a.dtype) for n, a in operands.items()}
         return min(times), views
 
-    def conv(self, kernel: str, batch: int, size: int, channels: int, out_channels: int, window: int, stride: int, groups: int) -> Figure:
+    def conv(
+        self,
+        kernel: str,
+        batch: int,
+        size: int,
+        channels: int,
+        out_channels: int,
+        window: int,
+        stride: int,
+        groups: int,
+    ) -> Figure:
         rng = np.random.default_rng(0)
         pad = window // 2
         out = (size + 2 * pad - window) // stride + 1
         ints = {
             "batch": batch, "height": size, "width": size, "channels": channels, "out_height": out, "out_width": out,
-            "out_channels": out_channels, "kernel_h": window, "kernel_w": window, "stride_h": stride, "stride_w": stride,
+            "out_channels": out_channels, "kernel_h": window, "kernel_w": window,
+            "stride_h": stride, "stride_w": stride,
             "dilation_h": 1, "dilation_w": 1, "pad_top": pad, "pad_left": pad, "groups": groups,
             "activation": ACTIVATIONS["relu6"], "residual_after": 0,
         }  # fmt: skip
@@ -88,7 +99,9 @@ class Bench:
         traffic = sum(a.nbytes for a in operands.values())
         time, _ = self._run(kernel, operands, ints, {})
         flops = 2 * window**2 * channels // groups * out_channels * out**2 * batch
-        shape = f"{size}x{size}x{channels} -> {out}x{out}x{out_channels}" + (f", {window}x{window}" if window > 1 else "")
+        shape = f"{size}x{size}x{channels} -> {out}x{out}x{out_channels}" + (
+            f", {window}x{window}" if window > 1 else ""
+        )
         rate, bytes_rate = flops / time / 1e9, traffic / time / 1e9
         return Figure(kernel, shape, time * 1e3, rate, rate / self.peak, bytes_rate, bytes_rate / self.bandwidth)
 
@@ -132,7 +145,8 @@ def main() -> None:
             f"{f.kernel:10} {f.shape:32} x{n}  {f.milliseconds:7.3f} ms  {f.gflops:6.1f} GFLOP/s ({f.peak_share:4.0%})"
             f"  {f.gigabytes:5.1f} GB/s ({f.bandwidth_share:4.0%})"
         )
-    print(f"whole network, batch {options.batch}: " + ", ".join(f"{k} {v:.2f} ms" for k, v in totals.items()) + f", together {sum(totals.values()):.2f} ms")  # fmt: skip
+    parts = ", ".join(f"{kernel} {total:.2f} ms" for kernel, total in totals.items())
+    print(f"whole network, batch {options.batch}: {parts}, together {sum(totals.values()):.2f} ms")
     if options.json:
         rows = [{"times": n, **asdict(f)} for n, f in figures]
         machine = {"peak_gflops": bench.peak, "copy_gigabytes": bench.bandwidth, "isa": options.isa}

@@ -40,7 +40,8 @@ class Case:
         return {
             "batch": self.batch, "height": self.size[0], "width": self.size[1], "channels": self.channels[0],
             "out_height": self.out[0], "out_width": self.out[1], "out_channels": self.channels[1],
-            "kernel_h": self.kernel[0], "kernel_w": self.kernel[1], "stride_h": self.stride[0], "stride_w": self.stride[1],
+            "kernel_h": self.kernel[0], "kernel_w": self.kernel[1],
+            "stride_h": self.stride[0], "stride_w": self.stride[1],
             "dilation_h": self.dilation[0], "dilation_w": self.dilation[1], "pad_top": self.pads[0],
             "pad_left": self.pads[1], "groups": self.groups, "activation": ACTIVATIONS[self.activation],
             "residual_after": int(self.residual == "after"),

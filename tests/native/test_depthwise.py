@@ -13,7 +13,9 @@ from homespun import _native
 ACTIVATIONS = _native.activations()
 
 
-def depthwise(size: tuple[int, int], channels: int, kernel: int, stride: int, pads: tuple[int, int, int, int], **more: object) -> Case:
+def depthwise(
+    size: tuple[int, int], channels: int, kernel: int, stride: int, pads: tuple[int, int, int, int], **more: object
+) -> Case:
     case = {"size": size, "channels": (channels, channels), "kernel": (kernel, kernel), "stride": (stride, stride)}
     return Case(**case, pads=pads, groups=channels, **more)  # type: ignore[arg-type]
 

@@ -56,15 +56,20 @@ def test_inverted_residual(kernel: KernelRunner, rng: np.random.Generator, block
         return rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(np.prod(shape[:-1])))
 
     x = rng.standard_normal((block.batch, *block.size, block.channels), np.float32)
-    expand, filters, project = normal(1, 1, block.channels, hidden), normal(block.kernel, block.kernel, 1, hidden), normal(1, 1, hidden, block.out_channels)  # fmt: skip
+    expand = normal(1, 1, block.channels, hidden)
+    filters = normal(block.kernel, block.kernel, 1, hidden)
+    project = normal(1, 1, hidden, block.out_channels)
     biases = [rng.standard_normal(n, np.float32) for n in (hidden, hidden, block.out_channels)]
-    residual = rng.standard_normal((block.batch, *second.out, block.out_channels), np.float32) if block.residual else None
+    residual = (
+        rng.standard_normal((block.batch, *second.out, block.out_channels), np.float32) if block.residual else None
+    )
     ints = {
         "batch": block.batch, "height": block.size[0], "width": block.size[1], "channels": block.channels,
         "hidden": hidden, "out_height": second.out[0], "out_width": second.out[1], "out_channels": block.out_channels,
         "kernel_h": block.kernel, "kernel_w": block.kernel, "stride_h": block.stride, "stride_w": block.stride,
         "pad_top": block.pads[0], "pad_left": block.pads[1], "expands": int(block.expands),
-        "expand_activation": ACTIVATIONS[block.activations[0]], "depthwise_activation": ACTIVATIONS[block.activations[1]],
+        "expand_activation": ACTIVATIONS[block.activations[0]],
+        "depthwise_activation": ACTIVATIONS[block.activations[1]],
         "activation": ACTIVATIONS[block.activations[2]], "residual_after": int(block.residual == "after"),
     }  # fmt: skip
     operands = {

@@ -9,7 +9,9 @@ import pytest
 from conftest import KernelRunner
 
 
-def copy_ints(dims: list[int], source: list[int], target: list[int], size: int, start: int = 0, to: int = 0) -> dict[str, int]:
+def copy_ints(
+    dims: list[int], source: list[int], target: list[int], size: int, start: int = 0, to: int = 0
+) -> dict[str, int]:
     lead = 6 - len(dims)
     ints = {"element_bytes": size, "input_offset": start, "output_offset": to}
     rows = (("d", [1] * lead + dims), ("s", [0] * lead + source), ("o", [0] * lead + target))

@@ -30,7 +30,8 @@ def test_pool(
     spans = [size[i] + pads[i] + pads[i + 2] - (window[i] - 1) * dilation[i] - 1 for i in range(2)]
     out = tuple((-(-s // stride[i]) if ceil else s // stride[i]) + 1 for i, s in enumerate(spans))
     ints = {
-        "batch": 2, "height": size[0], "width": size[1], "channels": channels, "out_height": out[0], "out_width": out[1],
+        "batch": 2, "height": size[0], "width": size[1], "channels": channels,
+        "out_height": out[0], "out_width": out[1],
         "kernel_h": window[0], "kernel_w": window[1], "stride_h": stride[0], "stride_w": stride[1],
         "dilation_h": dilation[0], "dilation_w": dilation[1], "pad_top": pads[0], "pad_left": pads[1],
         "pad_bottom": pads[2], "pad_right": pads[3], "average": average, "count_include_pad": count_include_pad,
@@ -51,7 +52,9 @@ def test_pool(
 
 
 @pytest.mark.parametrize(("batch", "pixels", "channels"), [(1, 49, 1280), (3, 5, 17), (2, 1, 1)])
-def test_global_average_pool(kernel: KernelRunner, rng: np.random.Generator, batch: int, pixels: int, channels: int) -> None:
+def test_global_average_pool(
+    kernel: KernelRunner, rng: np.random.Generator, batch: int, pixels: int, channels: int
+) -> None:
     x = rng.standard_normal((batch, pixels, channels), np.float32)
     ints = {"batch": batch, "pixels": pixels, "channels": channels}
     got = kernel("global_average_pool", {"input": x, "output": np.zeros((batch, channels), np.float32)}, ints)["output"]
@@ -60,7 +63,9 @@ def test_global_average_pool(kernel: KernelRunner, rng: np.random.Generator, bat
 
 @pytest.mark.parametrize(("function", "code"), [(np.sum, 0), (np.mean, 1), (np.max, 2), (np.min, 3)])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 100, 1), (2, 1000, 1), (3, 7, 20), (1, 64, 33)])
-def test_reduce(kernel: KernelRunner, rng: np.random.Generator, function: object, code: int, shape: tuple[int, int, int]) -> None:
+def test_reduce(
+    kernel: KernelRunner, rng: np.random.Generator, function: object, code: int, shape: tuple[int, int, int]
+) -> None:
     x = rng.standard_normal(shape, np.float32)
     ints = dict(zip(("outer", "reduce", "inner"), shape, strict=True)) | {"function": code}
     got = kernel("reduce", {"input": x, "output": np.zeros((shape[0], shape[2]), np.float32)}, ints)["output"]
