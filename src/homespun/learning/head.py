@@ -1,9 +1,8 @@
-"""What a TopicLearner scores with: a pure function of its statistics, fitted in closed form.
+"""What a TopicLearner scores with: a pure function of its statistics, in closed form.
 
-Each topic is a Gaussian around an unknown mean in a space where the spread within a topic is one on every axis and the
-spread between topics is known (probabilistic LDA; Ioffe, "Probabilistic Linear Discriminant Analysis", ECCV 2006).
-With k examples the mean is known to some extent, which gives the predictive mean and variance in closed form,
-so that one photo and a thousand are weighed rightly by the same formula.
+A topic is one or two prototypes, the directions in which its built-in photos and the family's own examples point; a
+photo fits a topic as well as the nearer one (cosine). What a family said is *not* in a topic is a prototype, too,
+that only pushes away what is nearer to it.
 """
 
 from __future__ import annotations
@@ -14,96 +13,86 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from homespun.learning.calibration import Calibration
 from homespun.learning.space import Floats
 
-_NEVER = np.float32(-30.0)
-"""Log-odds of a topic that has no example yet."""
+TYPICAL = 0.65
+"""Mean cosine between photos of a built-in topic and its prototype."""
+FEW = 0.25
+"""How much of the shrinking of a prototype made from few photos is made up for: none 0, all 1 (see `_gain`)."""
+NO_FIT = np.float32(-1.0)
+"""Fit of a topic that has no example yet: as far as a photo can be from a prototype."""
 
 
 @dataclass(frozen=True)
 class TopicStatistics:
-    """What is kept of a topic's examples: how many, and the sum (d,) of their coordinates."""
+    """What is kept of a set of photos: how many, and the sum (d,) of their coordinates."""
 
     count: int
     total: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """log-odds = scale * (fit against no topic) + rivalry * (fit against the best other topic) + bias."""
-
-    scale: float = 0.05
-    rivalry: float = 0.05
-    bias: float = 0.0
-
-
-@dataclass(frozen=True)
 class Head:
-    """Log-likelihood ratios of K components as a quadratic form; each component belongs to one topic's column."""
+    """Prototypes (d, K) and the topic (column) of each; the last `against` of them push away."""
 
-    weights: Floats
-    inverse: Floats
-    bias: Floats
+    prototypes: Floats
     column: npt.NDArray[np.intp]
+    against: int
     topics: int
     calibration: Calibration
 
-    def ratios(self, matrix: Floats) -> Floats:
-        """Log-likelihood of each topic against that of "no topic", (N, topics) float32, for coordinates (N, d)."""
-        parts = matrix @ self.weights
-        parts += np.square(matrix) @ self.inverse
-        parts += self.bias
-        out = np.full((len(matrix), self.topics), -np.inf, np.float32)
-        for index, column in enumerate(self.column):
-            np.maximum(out[:, column], parts[:, index], out=out[:, column])
+    def fits(self, matrix: Floats) -> Floats:
+        """How near photos are to topics, about -1 to 1: (N, topics) float32, for coordinates (N, d) of unit length."""
+        near = matrix @ self.prototypes
+        out = np.full((len(matrix), self.topics), NO_FIT, np.float32)
+        own = len(self.column) - self.against
+        for index, column in enumerate(self.column[:own]):
+            np.maximum(out[:, column], near[:, index], out=out[:, column])
+        for index, column in enumerate(self.column[own:], start=own):
+            push = near[:, index] - out[:, column]
+            np.maximum(push, 0, out=push)
+            out[:, column] -= push
         return out
 
     def log_odds(self, matrix: Floats) -> Floats:
         """Calibrated log-odds (N, topics) float32 of coordinates (N, d)."""
-        ratios = self.ratios(matrix)
-        if not self.topics:
-            return ratios
-        best = ratios.argmax(axis=1)
-        rows = np.arange(len(ratios))
-        first = ratios[rows, best].copy()
-        ratios[rows, best] = -np.inf
-        second = ratios.max(axis=1)
-        ratios[rows, best] = first
-        rival = np.broadcast_to(np.maximum(first, 0)[:, None], ratios.shape).copy()
-        rival[rows, best] = np.maximum(second, 0)
-        c = self.calibration
-        odds = c.scale * ratios + c.rivalry * (ratios - rival) + np.float32(c.bias)
-        floored: Floats = np.maximum(odds, _NEVER).astype(np.float32)
-        return floored
+        return self.calibration.log_odds(self.fits(matrix))
 
 
 def fit_head(
-    spread: Floats,
     topics: Sequence[str],
     builtin: Mapping[str, TopicStatistics],
-    own: Mapping[str, TopicStatistics],
+    positive: Mapping[str, TopicStatistics],
+    negative: Mapping[str, TopicStatistics],
     calibration: Calibration,
 ) -> Head:
-    """The head for `topics`: one component for a topic's built-in statistics, one for the family's own examples."""
-    psi = spread.astype(np.float64)
-    columns, means, variances = [], [], []
-    for column, name in enumerate(topics):
-        for statistics in (builtin.get(name), own.get(name)):
-            if statistics is None or not statistics.count:
+    """The head for `topics`, whose order is that of its columns."""
+    prototypes, columns, against = [], [], 0
+    for statistics, few in ((builtin, 0.0), (positive, FEW), (negative, 0.0)):
+        for column, name in enumerate(topics):
+            found = statistics.get(name)
+            if found is None or not found.count:
                 continue
-            gain = statistics.count * psi / (statistics.count * psi + 1)
+            length = float(np.linalg.norm(found.total))
+            prototypes.append(found.total / max(length, 1e-12) * _gain(found.count) ** few)
             columns.append(column)
-            means.append(gain * statistics.total / statistics.count)
-            variances.append(1 + psi - gain * psi)
-    mean = np.array(means).reshape(len(columns), len(psi))
-    variance = np.array(variances).reshape(len(columns), len(psi))
-    none = 1 + psi
-    bias = 0.5 * (np.log(none).sum() - np.log(variance).sum(axis=1) - (mean**2 / variance).sum(axis=1))
+            against += statistics is negative
+    width = len(prototypes[0]) if prototypes else 0
     return Head(
-        weights=np.ascontiguousarray((mean / variance).T, np.float32),
-        inverse=np.ascontiguousarray(0.5 * (1 / none - 1 / variance).T, np.float32),
-        bias=bias.astype(np.float32),
+        prototypes=np.array(prototypes, np.float32).reshape(len(columns), width).T.copy(),
         column=np.array(columns, np.intp),
+        against=against,
         topics=len(topics),
         calibration=calibration,
     )
+
+
+def _gain(count: int) -> float:
+    """How much nearer photos would be to a topic's true direction than to the mean of `count` of them.
+
+    With unit vectors whose mean has length r, the mean of k has squared length r^2 + (1 - r^2) / k on average, so
+    that the expected cosine shrinks from r to r^2 divided by that length.
+    """
+    squared = TYPICAL**2
+    return float(np.sqrt(1 + (1 - squared) / (squared * count)))

@@ -1,7 +1,7 @@
-"""The space that topics are learnt in: from a backbone's feature to a short vector of whole numbers.
+"""The space that topics are learnt in: from a backbone's feature to a short unit vector of whole numbers.
 
-Square root, unit length, centring and one projection, all fixed when the built-in topics are made. Coordinates are
-rounded to a grid, so that sums of them are sums of integers: exact, whatever the order.
+Square root, unit length, centring, one projection and unit length again, all fixed when the built-in topics are made.
+Coordinates of examples are rounded to a grid, so that sums of them are sums of integers: exact, whatever the order.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ import numpy.typing as npt
 
 from homespun.errors import ShapeError
 
-GRID = 4096
-"""Steps of the grid per unit. Coordinates have a spread of about one, so rounding costs 1/8000 of it."""
-LIMIT = 128.0
-"""Coordinates are clipped to this, so that any sum of 2**31 examples stays within 63 bits."""
+GRID = 1 << 20
+"""Steps of the grid per unit. Coordinates are at most 1, so that sums of 2**42 examples are exact in 63 bits."""
 _BLOCK = 4096
 
 Floats = npt.NDArray[np.float32]
@@ -26,26 +24,19 @@ Grid = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """Maps features (N, D) to coordinates (N, d).
+    """Maps features (N, D) to coordinates (N, d) of unit length.
 
-    `mean` (D,) float32 is subtracted from the unit vectors; `projection` (D, d) whitens what varies within a topic
-    and turns the axes to where topics differ; `spread` (d,) float32 is the variance *between* topics along each
-    axis, where the variance *within* one is 1.
+    `mean` (D,) float32 is subtracted from the unit vectors of square roots, which evens out how strongly channels
+    respond (the Hellinger map; Arandjelovic and Zisserman 2012); `projection` (D, d) weighs what tells topics apart.
     """
 
     mean: Floats
     projection: npt.NDArray[np.float16] | Floats
-    spread: Floats
 
     @classmethod
     def plain(cls, dimensions: int) -> FeatureSpace:
         """The space of an empty learner: no projection, every axis alike."""
-        scale = np.float32(np.sqrt(dimensions))
-        return cls(
-            np.zeros(dimensions, np.float32),
-            np.eye(dimensions, dtype=np.float32) * scale,
-            np.ones(dimensions, np.float32),
-        )
+        return cls(np.zeros(dimensions, np.float32), np.eye(dimensions, dtype=np.float32))
 
     @property
     def dimensions(self) -> int:
@@ -66,7 +57,7 @@ class FeatureSpace:
         return np.asarray(self.mean @ self._matrix, np.float32)
 
     def project(self, features: npt.ArrayLike) -> Floats:
-        """Coordinates (N, d) float32 of features (N, D) of any floating type.
+        """Coordinates (N, d) float32, of unit length, of features (N, D) of any floating type.
 
         Raises ShapeError when the features have another width or hold NaN or infinity.
         """
@@ -75,16 +66,14 @@ class FeatureSpace:
             raise ShapeError(f"features are {rows.shape}; expected (N, {self.dimensions})")
         out = np.empty((len(rows), self.rank), np.float32)
         for start in range(0, len(rows), _BLOCK):  # in blocks: a library's float32 copy would be half a gigabyte
-            block = rows[start : start + _BLOCK].astype(np.float32)
-            root = np.sqrt(np.abs(block))
-            root *= np.sign(block)
-            norm = np.sqrt(np.einsum("nd,nd->n", root, root))[:, None]
-            if not np.isfinite(norm).all():
-                bad = start + int(np.flatnonzero(~np.isfinite(norm[:, 0]))[0])
-                raise ShapeError(f"feature {bad} holds NaN or infinity")
-            root /= np.maximum(norm, 1e-12)
-            np.matmul(root, self._matrix, out=out[start : start + _BLOCK])
-        out -= self._offset
+            block = rows[start : start + _BLOCK]
+            finite = np.isfinite(block).all(axis=1)
+            if not finite.all():
+                raise ShapeError(f"feature {start + int(finite.argmin())} holds NaN or infinity")
+            place = out[start : start + _BLOCK]
+            np.matmul(unit_roots(block), self._matrix, out=place)
+            place -= self._offset
+            place /= _lengths(place)
         return out
 
     def quantise(self, feature: npt.ArrayLike) -> Grid:
@@ -92,6 +81,19 @@ class FeatureSpace:
         row = np.asarray(feature)
         if row.ndim != 1:
             raise ShapeError(f"a feature is {row.shape}; expected ({self.dimensions},)")
-        coordinates = np.clip(self.project(row[None])[0], -LIMIT, LIMIT)
-        steps: Grid = np.rint(coordinates * GRID).astype(np.int32)
+        steps: Grid = np.rint(self.project(row[None])[0] * GRID).astype(np.int32)
         return steps
+
+
+def unit_roots(features: npt.NDArray[np.floating]) -> Floats:
+    """Signed square roots of features (N, D), each row of unit length."""
+    block = features.astype(np.float32)
+    root = np.sqrt(np.abs(block))
+    np.copysign(root, block, out=root)
+    root /= _lengths(root)
+    return root
+
+
+def _lengths(rows: Floats) -> Floats:
+    squared: Floats = np.einsum("nd,nd->n", rows, rows)
+    return np.maximum(np.sqrt(squared), np.float32(1e-12))[:, None]

@@ -18,7 +18,8 @@ from safetensors.numpy import save
 
 import homespun
 from homespun.errors import FormatError
-from homespun.learning.head import Calibration, TopicStatistics
+from homespun.learning.calibration import Calibration
+from homespun.learning.head import TopicStatistics
 from homespun.learning.space import FeatureSpace, Grid
 
 FORMAT = "homespun-topics-1"
@@ -39,21 +40,19 @@ class Content:
     examples: dict[str, Spoken]
 
 
-def write(
-    path: Path,
+def encode(
     space: FeatureSpace,
     builtin: Mapping[str, TopicStatistics],
     calibration: Calibration,
     topics: Iterable[str],
     examples: Mapping[str, Spoken],
     extra: Mapping[str, Any] | None = None,
-) -> None:
-    """Writes a learner; the same learner gives the same bytes, whatever order it learnt in."""
+) -> bytes:
+    """A learner as bytes: the same learner gives the same ones, whatever order it learnt in."""
     keys = sorted(examples)
     tensors: dict[str, npt.NDArray[Any]] = {
         "space.mean": space.mean,
         "space.projection": space.projection,
-        "space.spread": space.spread,
         "builtin.count": np.array([s.count for s in builtin.values()], np.int64),
         "builtin.total": np.array([s.total for s in builtin.values()], np.float64).reshape(-1, space.rank),
         "examples.coordinates": np.array([examples[k][0] for k in keys], np.int32).reshape(-1, space.rank),
@@ -71,7 +70,7 @@ def write(
         "sha256": digest,
         "description": json.dumps(description, ensure_ascii=False, sort_keys=True),
     }
-    replace_file(path, save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata))
+    return save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata)
 
 
 def read(path: Path) -> Content:
@@ -88,7 +87,7 @@ def read(path: Path) -> Content:
         description = json.loads(metadata["description"])
         if _digest(tensors, description) != metadata["sha256"]:
             raise FormatError(f"{path}: its checksum does not match; the file was changed or damaged")
-        space = FeatureSpace(tensors["space.mean"], tensors["space.projection"], tensors["space.spread"])
+        space = FeatureSpace(tensors["space.mean"], tensors["space.projection"])
         totals, counts = tensors["builtin.total"], tensors["builtin.count"]
         builtin = {
             name: TopicStatistics(int(count), total)

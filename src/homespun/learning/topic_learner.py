@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from homespun.errors import OptionError, ShapeError
 from homespun.learning import storage
-from homespun.learning.head import Calibration, Head, TopicStatistics, fit_head
+from homespun.learning.calibration import Calibration
+from homespun.learning.head import Head, TopicStatistics, fit_head
 from homespun.learning.space import GRID, FeatureSpace, Floats, Grid
 
 
@@ -26,6 +27,10 @@ class Example:
     coordinates: Grid
     positive: frozenset[str]
     negative: frozenset[str]
+
+
+_Sum = tuple[int, npt.NDArray[np.int64]]
+"""How many examples, and the sum of their coordinates in steps of the grid: exact, so that order leaves no trace."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,8 @@ class TopicLearner:
         self._builtin: dict[str, TopicStatistics] = {}
         self._topics: list[str] = []
         self._examples: dict[str, Example] = {}
-        self._sums: dict[str, npt.NDArray[np.int64]] = {}
-        self._counts: dict[str, int] = {}
+        self._positive: dict[str, _Sum] = {}
+        self._negative: dict[str, _Sum] = {}
         self._head: Head | None = None
 
     @classmethod
@@ -179,18 +184,18 @@ class TopicLearner:
 
     def _add(self, key: str, example: Example) -> None:
         self._examples[key] = example
-        for name in example.positive:
-            self._sums[name] = self._sums.get(name, np.zeros(self._space.rank, np.int64)) + example.coordinates
-            self._counts[name] = self._counts.get(name, 0) + 1
+        for sums, names in ((self._positive, example.positive), (self._negative, example.negative)):
+            for name in names:
+                count, total = sums.get(name, (0, np.zeros(self._space.rank, np.int64)))
+                sums[name] = count + 1, total + example.coordinates
 
     def _subtract(self, key: str) -> None:
         example = self._examples.pop(key)
-        for name in example.positive:
-            self._counts[name] -= 1
-            if self._counts[name]:
-                self._sums[name] = self._sums[name] - example.coordinates
-            else:
-                del self._counts[name], self._sums[name]
+        for sums, names in ((self._positive, example.positive), (self._negative, example.negative)):
+            for name in names:
+                count, total = sums.pop(name)
+                if count > 1:
+                    sums[name] = count - 1, total - example.coordinates
 
     # Scores
 
@@ -230,22 +235,22 @@ class TopicLearner:
 
     def _current_head(self) -> Head:
         if self._head is None:
-            own = {name: TopicStatistics(self._counts[name], self._sums[name] / GRID) for name in self._sums}
-            self._head = fit_head(self._space.spread, self._topics, self._builtin, own, self._calibration)
+            self._head = fit_head(
+                self._topics,
+                self._builtin,
+                _statistics(self._positive),
+                _statistics(self._negative),
+                self._calibration,
+            )
         return self._head
 
     # Persistence
 
     def save(self, path: str | Path) -> None:
         """Writes all of the learner to one file, beside and then renamed, so that it is never half-written."""
-        storage.write(
-            Path(path),
-            self._space,
-            self._builtin,
-            self._calibration,
-            self._topics,
-            {key: (e.coordinates, e.positive, e.negative) for key, e in self._examples.items()},
-        )
+        examples = {key: (e.coordinates, e.positive, e.negative) for key, e in self._examples.items()}
+        content = storage.encode(self._space, self._builtin, self._calibration, self._topics, examples)
+        storage.replace_file(Path(path), content)
 
     @classmethod
     def load(cls, path: str | Path) -> TopicLearner:
@@ -256,6 +261,10 @@ class TopicLearner:
         for key, (coordinates, positive, negative) in content.examples.items():
             learner._add(key, Example(coordinates, positive, negative))
         return learner
+
+
+def _statistics(sums: Mapping[str, _Sum]) -> dict[str, TopicStatistics]:
+    return {name: TopicStatistics(count, total / GRID) for name, (count, total) in sums.items()}
 
 
 def _sigmoid(x: Floats) -> Floats:
