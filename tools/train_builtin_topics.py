@@ -1,7 +1,7 @@
 """Makes the album's built-in topics from a folder of labelled photos: what maintainers, or a TV maker, run.
 
     python tools/train_builtin_topics.py PHOTOS
-    --topics FILE.json     which folders make a topic, and its names (default: builtin_topics_from.json beside this file)
+    --topics FILE.json     which folders make a topic, and its names (default: builtin_topics_from.json here)
     --features FILE.npz    read features from there, or make the file if it isn't there yet: embedding takes minutes
     --check                write nothing; exit 1 if a byte would differ
 

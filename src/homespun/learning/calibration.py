@@ -33,16 +33,16 @@ class Calibration:
 
 def rivals(fits: Floats) -> Floats:
     """For each topic of each photo the best fit among the other topics, at least 0: (N, topics)."""
-    if fits.shape[1] == 0:
+    topics = fits.shape[1]
+    if topics == 0 or len(fits) == 0:
         return fits
-    rows = np.arange(len(fits))
-    best = fits.argmax(axis=1)
-    first = fits[rows, best]
-    others = fits.copy()
-    others[rows, best] = 0
-    result = np.repeat(np.maximum(first, 0)[:, None], fits.shape[1], axis=1)
-    result[rows, best] = np.maximum(others.max(axis=1), 0)
-    return result
+    first = fits.max(axis=1)
+    leads = fits == first[:, None]
+    alone = leads.sum(axis=1) == 1
+    second = np.where(leads, np.float32(0), fits).max(axis=1, initial=0)
+    np.maximum(first, 0, out=first)
+    best: Floats = np.where(leads, np.where(alone, second, first)[:, None], first[:, None])
+    return best
 
 
 def fit_calibration(fits: Floats, label: npt.NDArray[np.intp], weight: npt.NDArray[np.float64]) -> Calibration:

@@ -23,6 +23,9 @@ FEW = 0.25
 NO_FIT = np.float32(-1.0)
 """Fit of a topic that has no example yet: as far as a photo can be from a prototype."""
 
+_BLOCK = 4096
+"""Photos scored at a time, so that what lies between two steps stays in the processor's cache."""
+
 
 @dataclass(frozen=True)
 class TopicStatistics:
@@ -34,7 +37,7 @@ class TopicStatistics:
 
 @dataclass(frozen=True)
 class Head:
-    """Prototypes (d, K) and the topic (column) of each; the last `against` of them push away."""
+    """Prototypes (K, d) and the topic (column) of each; the last `against` of them push away."""
 
     prototypes: Floats
     column: npt.NDArray[np.intp]
@@ -44,20 +47,23 @@ class Head:
 
     def fits(self, matrix: Floats) -> Floats:
         """How near photos are to topics, about -1 to 1: (N, topics) float32, for coordinates (N, d) of unit length."""
-        near = matrix @ self.prototypes
-        out = np.full((len(matrix), self.topics), NO_FIT, np.float32)
-        own = len(self.column) - self.against
-        for index, column in enumerate(self.column[:own]):
-            np.maximum(out[:, column], near[:, index], out=out[:, column])
-        for index, column in enumerate(self.column[own:], start=own):
-            push = near[:, index] - out[:, column]
-            np.maximum(push, 0, out=push)
-            out[:, column] -= push
-        return out
+        out = np.full((self.topics, len(matrix)), NO_FIT, np.float32)
+        if len(self.column):
+            near = self.prototypes @ matrix.T
+            own = len(self.column) - self.against
+            for row, column in zip(near[:own], self.column[:own], strict=True):
+                np.maximum(out[column], row, out=out[column])
+            for row, column in zip(near[own:], self.column[own:], strict=True):
+                out[column] -= np.maximum(row - out[column], 0)
+        return out.T
 
     def log_odds(self, matrix: Floats) -> Floats:
         """Calibrated log-odds (N, topics) float32 of coordinates (N, d)."""
-        return self.calibration.log_odds(self.fits(matrix))
+        out = np.empty((len(matrix), self.topics), np.float32)
+        for start in range(0, len(matrix), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            out[block] = self.calibration.log_odds(self.fits(matrix[block]))
+        return out
 
 
 def fit_head(
@@ -80,7 +86,7 @@ def fit_head(
             against += statistics is negative
     width = len(prototypes[0]) if prototypes else 0
     return Head(
-        prototypes=np.array(prototypes, np.float32).reshape(len(columns), width).T.copy(),
+        prototypes=np.array(prototypes, np.float32).reshape(len(columns), width),
         column=np.array(columns, np.intp),
         against=against,
         topics=len(topics),
