@@ -145,7 +145,7 @@ class PythonProgram {
     }
   }
 
-  int64_t run(const std::vector<AnyArray>& externals, int64_t start, bool wait) {
+  int64_t run(const std::vector<AnyArray>& externals, int64_t start, bool wait, int64_t end) {
     if (externals.size() != externals_.size())
       throw nb::value_error(("the program takes " + std::to_string(externals_.size()) + " external arrays, got " +
                              std::to_string(externals.size())).c_str());
@@ -165,7 +165,7 @@ class PythonProgram {
     int64_t next;
     try {
       const nb::gil_scoped_release release;
-      next = program_->run(externals_, start, wait, poll, nullptr);
+      next = program_->run(externals_, start, end < 0 ? program_->size() : end, wait, poll, nullptr);
     } catch (const std::invalid_argument& error) {
       throw nb::value_error(error.what());
     }
@@ -216,9 +216,9 @@ NB_MODULE(_native, m) {
                     const std::string&, std::optional<std::vector<int64_t>>>(),
            "instructions"_a, "arena_bytes"_a, "constants"_a, "state"_a.none(), "external_count"_a, "threads"_a, "isa"_a,
            "external_bytes"_a = nb::none())
-      .def("run", &PythonProgram::run, "externals"_a, "start"_a = 0, "wait"_a = true,
-           "Runs from instruction `start`; returns the next one: len(program) at the end, less after abort() or, with "
-           "wait=False, after pause(). Raises RuntimeError where a run is under way.")
+      .def("run", &PythonProgram::run, "externals"_a, "start"_a = 0, "wait"_a = true, "end"_a = -1,
+           "Runs from instruction `start` to before `end` (-1: all); returns the next one: `end`, less after abort() or, "
+           "with wait=False, after pause(). Raises RuntimeError where a run is under way.")
       .def("pause", [](PythonProgram& p) { p.program().pause(); },
            "Asks the run, or the next one, to stand still between two instructions.")
       .def("resume", [](PythonProgram& p) { p.program().resume(); })

@@ -77,7 +77,8 @@ void* Program::resolve(const Operand& operand, int64_t position, const std::stri
 struct Program::Run {
   Program* program;
   Team* team;
-  int64_t next;  // instruction that all threads do next; size() or `stop` ends the run
+  int64_t next;  // instruction that all threads do next; `end` or `stop` ends the run
+  int64_t end;
   bool stop;
   bool wait_when_paused;
   Poll poll;
@@ -97,7 +98,7 @@ void Program::decide(void* state) {
     run.instruction_began = now;
   }
   ++run.next;
-  if (run.next >= program.size()) return;
+  if (run.next >= run.end) return;
   const auto must_end = [&] {
     if (program.abort_.load(std::memory_order_relaxed)) return true;
     if (run.poll == nullptr) return false;
@@ -126,7 +127,7 @@ void Program::work(void* state, int thread) {
   context.threads = program.threads_;
   context.barrier = [](void* team, int who) { static_cast<Team*>(team)->barrier(who); };
   context.team = run.team;
-  while (!run.stop && run.next < program.size()) {
+  while (!run.stop && run.next < run.end) {
     const Step& step = program.steps_[static_cast<size_t>(run.next)];
     context.operands = program.operands_.data() + step.first_operand;
     context.ints = program.ints_.data() + step.first_int;
@@ -136,12 +137,12 @@ void Program::work(void* state, int thread) {
   }
 }
 
-int64_t Program::run(const std::vector<Memory>& externals, int64_t start, bool wait_when_paused, Poll poll,
+int64_t Program::run(const std::vector<Memory>& externals, int64_t start, int64_t end, bool wait_when_paused, Poll poll,
                      void* poll_state) {
   if (static_cast<int64_t>(externals.size()) != external_count_)
     throw std::invalid_argument("the program takes " + std::to_string(external_count_) + " external arrays, got " +
                                 std::to_string(externals.size()));
-  if (start < 0 || start > size()) throw std::invalid_argument("start lies outside the program");
+  if (start < 0 || end < start || end > size()) throw std::invalid_argument("start or end lies outside the program");
   for (const External& external : external_operands_) {
     const Memory& array = externals[static_cast<size_t>(external.array)];
     if (static_cast<size_t>(external.offset) > array.bytes)
@@ -160,11 +161,11 @@ int64_t Program::run(const std::vector<Memory>& externals, int64_t start, bool w
         externals[static_cast<size_t>(external.array)].data + external.offset;
 
   const TeamLease team(threads_);
-  Run run{this, &*team, start - 1, false, wait_when_paused, poll, poll_state, Clock::now(), false, Clock::now()};
+  Run run{this, &*team, start - 1, end, false, wait_when_paused, poll, poll_state, Clock::now(), false, Clock::now()};
   decide(&run);  // a program that was paused before it started waits here
   run.profiled = profile_.load();
   run.instruction_began = Clock::now();
-  if (!run.stop && run.next < size()) team->run(&Program::work, &run);
+  if (!run.stop && run.next < end) team->run(&Program::work, &run);
   return run.next;
 }
 

@@ -42,9 +42,10 @@ class Program {
   // Asked about every 10 ms by the calling thread, also while paused; false ends the run as abort() does.
   using Poll = bool (*)(void*);
 
-  // Runs from instruction `start`; returns the instruction to go on with: size() at the end, less after abort() or,
-  // with wait_when_paused false, after pause(). One run at a time (throws std::logic_error).
-  int64_t run(const std::vector<Memory>& externals, int64_t start, bool wait_when_paused, Poll poll, void* poll_state);
+  // Runs from instruction `start` to before `end`; returns the instruction to go on with: `end`, or less after abort()
+  // or, with wait_when_paused false, after pause(). One run at a time (throws std::logic_error).
+  int64_t run(const std::vector<Memory>& externals, int64_t start, int64_t end, bool wait_when_paused, Poll poll,
+              void* poll_state);
 
   int64_t size() const { return static_cast<int64_t>(steps_.size()); }
   int threads() const { return threads_; }

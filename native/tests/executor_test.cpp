@@ -49,7 +49,7 @@ bool all_equal(Program& program, int64_t count, float value) {
   return true;
 }
 
-int64_t run(Program& program, int64_t start = 0, bool wait = true) { return program.run({}, start, wait, nullptr, nullptr); }
+int64_t run(Program& program, int64_t start = 0, bool wait = true) { return program.run({}, start, program.size(), wait, nullptr, nullptr); }
 
 void barrier_keeps_threads_in_step() {
   for (int threads : {1, 2, 3, 5, 8}) {
@@ -157,7 +157,7 @@ void abort_ends_a_run_that_runs_or_is_paused() {
 
 void a_refusing_poll_ends_the_run() {
   Program program = make(1000000, 4096, 2);
-  CHECK(program.run({}, 0, true, [](void*) { return false; }, nullptr) < program.size());
+  CHECK(program.run({}, 0, program.size(), true, [](void*) { return false; }, nullptr) < program.size());
 }
 
 void one_run_at_a_time_and_no_release_meanwhile() {

@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     from homespun.runtime import Predictor as Predictor
     from homespun.training import StepResult as StepResult
     from homespun.training import Trainer as Trainer
+    from homespun.training import callbacks as callbacks
     from homespun.training import losses as losses
+    from homespun.training import metrics as metrics
     from homespun.training import optim as optim
+    from homespun.training import schedules as schedules
+    from homespun.training import splice as splice
 
 __version__ = "0.1.0"
 
@@ -41,10 +45,14 @@ _LAZY = {
     "Predictor": "homespun.runtime",
     "StepResult": "homespun.training",
     "Trainer": "homespun.training",
+    "callbacks": "homespun.training",
     "load": "homespun.formats",
     "losses": "homespun.training",
+    "metrics": "homespun.training",
     "optim": "homespun.training",
     "save": "homespun.formats",
+    "schedules": "homespun.training",
+    "splice": "homespun.training",
     "zoo": "",
 }
 

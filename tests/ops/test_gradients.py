@@ -1,4 +1,4 @@
-"""Every operator's gradient against finite differences of the float64 reference: one table, (operator, shapes, attributes)."""
+"""Every operator's gradient against finite differences of the float64 reference: one table of shapes and attributes."""
 
 from __future__ import annotations
 
@@ -158,7 +158,12 @@ def test_gradient_is_that_of_finite_differences(case: Case, isa: str) -> None:
 
 
 def _along_directions(
-    graph: Graph, values: list[Array], weights: Array, unused: Array, found: dict[str, Array], random: np.random.Generator
+    graph: Graph,
+    values: list[Array],
+    weights: Array,
+    unused: Array,
+    found: dict[str, Array],
+    random: np.random.Generator,
 ) -> None:
     """For large inputs: the derivative along some directions rather than along every axis."""
     for i, value in enumerate(values):

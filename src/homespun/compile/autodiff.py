@@ -118,4 +118,3 @@ def _total(build: GraphExtension, tensor: str, parts: Sequence[str]) -> str | No
     for part in parts[1:]:
         total = build.add("add_gradients", [total, part], tensor)
     return total
-

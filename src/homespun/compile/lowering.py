@@ -82,6 +82,15 @@ class Lowered:
     constants: ConstantPool
     types: dict[str, TensorType]
     arena: dict[str, Buffer] = field(default_factory=dict)  # by tensor, in the order of the plan's offsets
+    uses: list[Use] = field(default_factory=list)  # by instruction
+
+
+@dataclass(frozen=True)
+class Use:
+    """What one instruction reads and writes: tensors by the name under which their bytes are planned."""
+
+    reads: frozenset[str]
+    writes: frozenset[str]
 
 
 class Lowering:
@@ -227,6 +236,8 @@ class Lowering:
         offsets = dict(zip(arena, layout.offsets, strict=True))
         # A later constant may have been added by another program of the pool: only offsets matter, and they stay.
         instructions, nodes = [], []
+        self._by_name = {n.name: n for n in self.graph.nodes}
+        uses = [self._use(call, shared) for call in self.calls]
         for call in self.calls:
             names, int_names, float_names = self._schema[call.kernel]
             operands = [self._operand(call.operands.get(n, ""), shared, offsets) for n in names]
@@ -235,7 +246,18 @@ class Lowering:
             nodes.append(call.node)
         unshared = sum(aligned(self.types[t].nbytes) for t in self._arena_tensors())
         named = dict(zip(arena, buffers, strict=True))
-        return Lowered(instructions, nodes, layout, unshared, self._constants, self.types, named)
+        return Lowered(instructions, nodes, layout, unshared, self._constants, self.types, named, uses)
+
+    def _use(self, call: Call, shared: Any) -> Use:
+        node = self._by_name.get(call.node)
+        made = set(node.outputs) if node is not None else set()
+        written: set[str] = set()
+        read: set[str] = set()
+        for operand, name in call.operands.items():
+            if name and not name.startswith("constant:"):
+                fills = name in made or operand in ("workspace", "output")
+                (written if fills else read).add(shared(self.root(name)))
+        return Use(frozenset(read), frozenset(written))
 
     def _arena_tensors(self) -> set[str]:
         names = {self.root(n) for c in self.calls for n in c.operands.values() if n and not n.startswith("constant:")}

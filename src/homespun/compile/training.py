@@ -14,7 +14,7 @@ import numpy as np
 
 from homespun import _native
 from homespun.compile.autodiff import GraphExtension, differentiate
-from homespun.compile.lowering import EXTERNAL, STATE, ConstantPool, Lowered, Lowering, Operand
+from homespun.compile.lowering import EXTERNAL, STATE, ConstantPool, Lowered, Lowering, Operand, Use
 from homespun.compile.memory import aligned
 from homespun.compile.passes.expand_for_training import RunningStatistics, expand_for_training
 from homespun.compile.passes.fuse_training_blocks import fuse_training_blocks
@@ -93,21 +93,54 @@ class TrainingProgram:
     graph: Graph
     inputs: tuple[str, ...]
 
-    def set_aside(self, at: int) -> dict[int, Array]:
-        """Copies of what is alive in the arena before instruction `at`, by offset."""
-        arena = self.program.arena
-        offsets = self.lowered.plan.offsets
-        return {
-            offset: arena[offset : offset + b.size].copy()
-            for offset, b in zip(offsets, self.lowered.arena.values(), strict=True)
-            if b.first < at <= b.last
-        }
+    def set_aside(self, at: int) -> Kept:
+        """What the program needs to go on before instruction `at` when its arena has been given back.
 
-    def restore(self, kept: Mapping[int, Array]) -> None:
-        """Put back what was set aside."""
+        A step that has written to no parameter or state yet simply begins again. Later, what the forward pass made is
+        computed again when it is needed, as far as it depends on nothing that was written since; the rest (gradients
+        that are under way, mostly) is copied.
+        """
+        first = next((i for i, use in enumerate(self.lowered.uses) if self._changes(use)), len(self.lowered.uses))
+        if at <= first:
+            return Kept(0, 0, {})
+        changed = frozenset(n for use in self.lowered.uses[first:at] for n in use.writes)
         arena = self.program.arena
-        for offset, data in kept.items():
+        copies = {}
+        offsets = self.lowered.plan.offsets
+        for offset, (name, b) in zip(offsets, self.lowered.arena.items(), strict=True):
+            if b.first < at <= b.last and not self._made_before(name, first, changed):
+                copies[offset] = arena[offset : offset + b.size].copy()
+        return Kept(at, first, copies)
+
+    def put_back(self, kept: Kept) -> None:
+        """Restore copies, after the instructions before `kept.replay` have run again."""
+        arena = self.program.arena
+        for offset, data in kept.copies.items():
             arena[offset : offset + data.size] = data
+
+    def _changes(self, use: Use) -> bool:
+        """Whether an instruction writes to what outlives the step (results apart, which are the same each time)."""
+        tensors = self.graph.tensors
+        return any(n in tensors and tensors[n].role in ("parameter", "state") for n in use.writes)
+
+    def _made_before(self, name: str, first: int, changed: frozenset[str]) -> bool:
+        """Whether the instructions before `first` made a tensor, from nothing that was written since."""
+        if name in changed:
+            return False
+        needed = {name}
+        for use in reversed(self.lowered.uses[:first]):
+            if needed.intersection(use.writes):
+                needed |= use.reads
+        return not any(n in changed for n in needed if n not in self.lowered.arena)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How to go on at instruction `at`: run those before `replay` again, then put the copies back, by offset."""
+
+    at: int
+    replay: int
+    copies: Mapping[int, Array]
 
 
 def joint_graph(
@@ -210,9 +243,7 @@ def _append_update(build: GraphExtension, name: str, gradient: str, control: str
     written = [name, *(s for s in update.states if s)]
     build.write(update.op, [gradient, HYPERS, control, name, *states], written, **update.attributes)
     if update.average:
-        build.write(
-            "average_parameters", [name, control, update.average], [update.average], decay=update.average_decay
-        )
+        build.write("average_parameters", [name, control, update.average], [update.average], decay=update.average_decay)
 
 
 def compile_training(
@@ -239,9 +270,7 @@ def compile_training(
         externals += 1
     constants = ConstantPool()
     lowered = Lowering(graph, types, isa, threads, constants, placed).assemble()
-    program = _native.Program(
-        lowered.instructions, lowered.plan.size, constants.blob(), state, externals, threads, isa
-    )
+    program = _native.Program(lowered.instructions, lowered.plan.size, constants.blob(), state, externals, threads, isa)
     return TrainingProgram(lowered, program, graph, tuple(inputs))
 
 

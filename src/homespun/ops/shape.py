@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from homespun.errors import ShapeError
 from homespun.graph.graph import ITEM_SIZE, Node, TensorType
@@ -188,7 +188,7 @@ def _concat_lower(low: Any, node: Node) -> None:
 def _concat_gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
     (dy,) = grads
     assert dy is not None
-    axis = axis_of(node.attributes.get("axis", -1), len(build.type(dy).shape))
+    axis = axis_of(cast(int, node.attributes.get("axis", -1)), len(build.type(dy).shape))
     parts: list[str | None] = []
     start = 0
     for name in node.inputs:
@@ -234,7 +234,7 @@ def _slice_gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -
     (dy,) = grads
     assert dy is not None
     shape = build.type(node.inputs[0]).shape
-    axis = axis_of(node.attributes["axis"], len(shape))
+    axis = axis_of(cast(int, node.attributes["axis"]), len(shape))
     start = node.attributes.get("start", 0)
     assert isinstance(start, int)
     before, after = [0] * len(shape), [0] * len(shape)

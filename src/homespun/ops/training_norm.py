@@ -59,9 +59,7 @@ def _lower_sums(low: Any, node: Node) -> None:
     low.emit("channel_sums", {"x": node.inputs[0], "sums": node.outputs[0]}, _rows_ints(low.type(node.inputs[0])))
 
 
-CHANNEL_SUMS = Operator(
-    "channel_sums", ("x",), lambda a, ins: [_sums(_first(ins))], cost=_passes(2), lower=_lower_sums
-)
+CHANNEL_SUMS = Operator("channel_sums", ("x",), lambda a, ins: [_sums(_first(ins))], cost=_passes(2), lower=_lower_sums)
 
 
 def _lower_coefficients(low: Any, node: Node) -> None:
@@ -234,5 +232,3 @@ OPERATORS = (
     BATCH_NORM_GRADIENT_COEFFICIENTS,
     NORMALIZE_INPUT_GRADIENT,
 )
-
-

@@ -1,6 +1,7 @@
 """Training on the device: `Trainer`, losses, optimizers, schedules, metrics, callbacks, checkpoints, `splice`."""
 
-from homespun.training import losses, optim
+from homespun.training import callbacks, losses, metrics, optim, schedules
+from homespun.training.splice import splice
 from homespun.training.trainer import StepResult, Trainer
 
-__all__ = ["StepResult", "Trainer", "losses", "optim"]
+__all__ = ["StepResult", "Trainer", "callbacks", "losses", "metrics", "optim", "schedules", "splice"]

@@ -79,7 +79,7 @@ class BinaryCrossEntropy(Loss):
         return _mean(build, build.add("sub", [build.add("softplus", [x]), build.add("mul", [x, t])]))
 
     def check(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> None:
-        if targets[0].size and not (0.0 <= float(targets[0].min()) and float(targets[0].max()) <= 1.0):
+        if targets[0].size and not (float(targets[0].min()) >= 0.0 and float(targets[0].max()) <= 1.0):
             raise TrainingError("targets of binary cross entropy must lie in [0, 1]")
 
 
@@ -143,7 +143,9 @@ class Distillation(Loss):
         return build.add("mul", [total, _constant(build, total, self.temperature**2 / rows)])
 
 
-def as_targets(loss: Loss, outputs: Sequence[TensorType], targets: Sequence[Array]) -> tuple[list[TensorType], list[Array]]:
+def as_targets(
+    loss: Loss, outputs: Sequence[TensorType], targets: Sequence[Array]
+) -> tuple[list[TensorType], list[Array]]:
     """Types and arrays of the targets, converted and checked. Raises `ShapeError` or `TrainingError`."""
     types = loss.target_types(outputs, targets)
     if len(types) != len(targets):

@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 from threading import Condition, get_ident
 
-from homespun.compile.training import TrainingProgram
+from homespun.compile.training import Kept, TrainingProgram
 from homespun.graph import Array
 
 
 class PauseSwitch:
-    """Runs programs so that they can be paused; knows which one runs, and who runs it."""
+    """Runs programs so that they can be paused; knows whether one runs, and who runs it."""
 
     def __init__(self) -> None:
         self._programs: list[TrainingProgram] = []
@@ -19,7 +19,7 @@ class PauseSwitch:
         self.requested = False
         self._release = False
         self._runner: int | None = None  # the thread that is inside a program
-        self._still = False  # it stands still, and the memory is given back if that was asked for
+        self._still = self._released = False  # it stands still; the arenas are given back
 
     def add(self, compiled: TrainingProgram) -> None:
         """Make a program known. A pause that holds already holds for it too."""
@@ -29,15 +29,15 @@ class PauseSwitch:
 
     def pause(self, release_memory: bool, timeout: float | None) -> bool:
         """Ask for a pause and wait for it; see `Trainer.pause`."""
-        self.requested = True
         self._release = self._release or release_memory
+        self.requested = True
         for compiled in self._programs:
             compiled.program.pause()
-        deadline = None if timeout is None else time.monotonic() + timeout
         if self._runner == get_ident():
-            return False  # a signal handler or callback of the training thread: it holds once this thread goes on
+            return False  # a signal handler of the training thread: it holds as soon as this thread goes on
+        deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
-            while self._runner is not None and not self._is_still():
+            while self._runner is not None and not (self._released if self._release else self._still):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return False
@@ -48,11 +48,12 @@ class PauseSwitch:
 
     def resume(self) -> None:
         """End the pause."""
-        with self._changed:
-            self.requested = self._release = False
-            for compiled in self._programs:
-                compiled.program.resume()
-            self._changed.notify_all()
+        self.requested = self._release = False
+        for compiled in self._programs:
+            compiled.program.resume()
+        if self._runner != get_ident():
+            with self._changed:
+                self._changed.notify_all()
 
     def run(self, compiled: TrainingProgram, arrays: Sequence[Array]) -> None:
         """Run a program to its end, standing still whenever a pause is asked for."""
@@ -62,41 +63,40 @@ class PauseSwitch:
             self._walk(compiled, arrays)
         finally:
             with self._changed:
-                self._runner, self._still = None, False
+                self._runner, self._still, self._released = None, False, False
                 self._changed.notify_all()
 
     def _walk(self, compiled: TrainingProgram, arrays: Sequence[Array]) -> None:
         at, end = 0, len(compiled.program)
         while at < end:
             at = compiled.program.run(arrays, at, False)
-            if at < end:
-                at = self._stand_still(compiled, arrays, at)
+            if at == end:
+                return
+            kept = self._stand_still(compiled, at)
+            if kept is None:
+                continue
+            while compiled.program.run(arrays, 0, False, kept.replay) < kept.replay:
+                self._stand_still(compiled, 0)  # paused again while it computes again: from the start once more
+            compiled.put_back(kept)
+            at = kept.at
 
-    def _stand_still(self, compiled: TrainingProgram, arrays: Sequence[Array], at: int) -> int:
-        """Wait for the end of a pause; returns the instruction to go on with."""
-        while True:
-            with self._changed:
-                if not self.requested:
-                    return at
-                released = self._release
-                if released:
-                    break
+    def _stand_still(self, compiled: TrainingProgram, at: int) -> Kept | None:
+        """Wait for the end of a pause; returns how to go on if the arena has been given back meanwhile."""
+        kept: Kept | None = None
+        with self._changed:
+            while self._holds():
+                if self._release and kept is None:
+                    kept = compiled.set_aside(at)
+                    self._give_back()
+                    self._released = True
                 self._still = True
                 self._changed.notify_all()
-                self._changed.wait(0.05)  # a signal handler may resume without a lock
-        kept = compiled.set_aside(at)
-        with self._changed:
-            self._give_back()
-            self._still = True
-            self._changed.notify_all()
-            while self.requested:
-                self._changed.wait(0.05)
-            self._still = False
-        compiled.restore(kept)
-        return at
+                self._changed.wait(0.01)  # a signal handler resumes without waking anybody
+            self._still = self._released = False
+        return kept
 
-    def _is_still(self) -> bool:
-        return self._still
+    def _holds(self) -> bool:
+        return self.requested
 
     def _give_back(self) -> None:
         for compiled in self._programs:

@@ -7,7 +7,8 @@ Fitting, checkpoints and pausing stand in modules of their own; this one holds t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
@@ -35,6 +36,8 @@ from homespun.runtime import Predictor
 from homespun.training.losses import Loss, as_targets
 from homespun.training.optim import Optimizer
 from homespun.training.pause import PauseSwitch
+from homespun.training.progress import Progress
+from homespun.training.schedules import Schedule
 from homespun.training.state import Store
 from homespun.training.trainable import Trainable, trainable_parameters
 
@@ -95,11 +98,19 @@ class Trainer:
             raise OptionError(f"average is {average}; it can be 0 (none) up to but not 1")
         check(model)
         self.loss, self.optimizer = loss, optimizer
-        self.batch, self.accumulate, self.precision, self.threads, self.seed = batch, accumulate, precision, threads, seed
+        self.batch, self.accumulate, self.precision, self.threads, self.seed = (
+            batch,
+            accumulate,
+            precision,
+            threads,
+            seed,
+        )
         self.average, self.backbone_weights, self.isa = average, backbone_weights, choose_isa(isa)
         self.memory_budget = memory_budget
         self.trainable = tuple(trainable_parameters(model, trainable))
         self.step_count = 0
+        self.schedule: Schedule | None = None
+        self.progress = Progress()
         self._whole = model.copy()
         self._split = split(self._whole, self.trainable)
         self._updates = {name: self._update(name) for name in self.trainable}
@@ -121,8 +132,9 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step. May be set at any time."""
-        return self.optimizer.learning_rate
+        """Of the next step: the optimizer's, times the schedule's factor. Setting it sets the optimizer's."""
+        factor = self.schedule.factor(self.step_count) if self.schedule is not None else 1.0
+        return self.optimizer.learning_rate * factor
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
@@ -136,12 +148,15 @@ class Trainer:
         Raises `ShapeError` for other shapes, `TrainingError` for targets out of range or a loss that is not finite; the
         trainer's state is then as before.
         """
-        with self._lock:
-            return self._step_on(self.features(x), y)
+        return self.step_on_features(self.features(x), y)
 
-    def _step_on(self, features: Sequence[Array], y: Arrays) -> StepResult:
-        """One step from what crosses the cut between the frozen and the trained part."""
-        parts = self._parts(features, _listed(y))
+    def step_on_features(self, features: Sequence[Array], y: Arrays) -> StepResult:
+        """A step from what `features` gave for the inputs, so that the frozen part need not run again."""
+        with self._lock:
+            return self._step(self._parts(features, _listed(y)))
+
+    def _step(self, parts: list[tuple[list[Array], list[Array]]]) -> StepResult:
+        rate = self.learning_rate
         self._set_hyper(self.step_count + 1)
         if len(parts) == 1 and not self._choice.micro_batch:
             self._store[RANDOM][1] = self.step_count
@@ -163,7 +178,7 @@ class Trainer:
             )
         self.step_count += 1
         norm = float(control[2]) if self.optimizer.clip_norm > 0 else None
-        return StepResult(loss, self.learning_rate, self.step_count, bool(control[0] == 0.0), norm)
+        return StepResult(loss, rate, self.step_count, bool(control[0] == 0.0), norm)
 
     def features(self, x: Arrays) -> list[Array]:
         """What the frozen part makes of inputs: a step's first half, which may be computed once and kept."""
@@ -213,7 +228,7 @@ class Trainer:
         with self._lock:
             store = self._gradient_store()
             for name, value in gradients.items():
-                self._check_named(name, value, self._updates, "apply_gradients")
+                self._check_named(name, value, store.views, "apply_gradients")
             for name, view in store.views.items():
                 if name in gradients:
                     np.copyto(view, gradients[name])
@@ -272,7 +287,9 @@ class Trainer:
         """Parameters with the moving averages of the trained ones in their place. Needs `average`."""
         if self.average == 0:
             raise OptionError("this trainer keeps no average of its weights; make it with average=0.999 or so")
-        return {n: self._store[f"average/{n}"].copy() if n in self._updates else v for n, v in self.parameters().items()}
+        return {
+            n: self._store[f"average/{n}"].copy() if n in self._updates else v for n, v in self.parameters().items()
+        }
 
     def model(self, *, averaged: bool = False) -> Graph:
         """The model with the parameters and statistics it has now: for `Predictor`, `save`, another trainer."""
@@ -281,6 +298,31 @@ class Trainer:
         for name, value in {**values, **self.state()}.items():
             graph.tensors[name].data = value
         return graph
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """No step runs inside the block: what is read there belongs together."""
+        with self._lock:
+            yield
+
+    def training_state(self) -> dict[str, Array]:
+        """Views of all that a checkpoint holds beside the model: optimizer states, averages, random state."""
+        return {**self.optimizer_state(copy=False), RANDOM: self._store[RANDOM]}
+
+    def take_over(self, graph: Graph, states: Mapping[str, Array]) -> None:
+        """Continue from a model's parameters and statistics and from training states of the same names and shapes."""
+        with self._lock:
+            for t in graph.with_role("state"):
+                assert t.data is not None
+                self._whole.tensors[t.name].data = np.array(t.data)
+                if t.name in self._store:
+                    np.copyto(self._store[t.name], t.data)
+                frozen = self._split.frozen
+                if frozen is not None and t.name in frozen.tensors:
+                    frozen.tensors[t.name].data = self._whole.tensors[t.name].data
+            self.load_parameters(graph.parameters())
+            self._store.fill(states)
+            self._backbone = None
 
     # -- pausing ------------------------------------------------------------------------------------------------
 
@@ -321,12 +363,18 @@ class Trainer:
 
         save_checkpoint(self, path, **extra)
 
+    def restore(self, path: str | Path) -> None:
+        """Come to the state of a checkpoint. Raises `FormatError`, with nothing changed, if it is another model's."""
+        from homespun.training.checkpoint import restore
+
+        restore(self, path)
+
     @classmethod
     def from_checkpoint(cls, path: str | Path, **options: Any) -> Self:
         """The trainer of a checkpoint, exactly as it was."""
         from homespun.training.checkpoint import load_checkpoint
 
-        return load_checkpoint(cls, path, **options)
+        return load_checkpoint(cls, path, **options)  # type: ignore[no-any-return]
 
     def export(self, path: str | Path, weights: str = "float32", *, averaged: bool = False) -> None:
         """Write the model for inference: batch norm folded into weights, dropout gone."""
@@ -368,8 +416,8 @@ class Trainer:
             for state in (*update.states, update.average):
                 if state:
                     layout.add(state, layout.types[name])
-        for name, t in COMMON_STATES.items():
-            layout.add(name, t)
+        for name, common in COMMON_STATES.items():
+            layout.add(name, common)
         return layout
 
     def _begin_averages(self) -> None:
@@ -394,7 +442,7 @@ class Trainer:
 
     def _set_hyper(self, step: int) -> None:
         first, second = self.optimizer.hyper(step)
-        self._store[HYPERS][:4] = (self.optimizer.learning_rate, first, second, 1.0)
+        self._store[HYPERS][:4] = (self.learning_rate, first, second, 1.0)
 
     def _inputs(self, x: Arrays) -> list[Array]:
         names = self._whole.inputs
@@ -405,7 +453,9 @@ class Trainer:
         for name, array in zip(names, given, strict=True):
             t = self._whole.tensors[name]
             array = np.ascontiguousarray(array, dtype=t.dtype)
-            fits = array.ndim == len(t.shape) and all(w in (BATCH, n) for w, n in zip(t.shape, array.shape, strict=True))
+            fits = array.ndim == len(t.shape) and all(
+                w in (BATCH, n) for w, n in zip(t.shape, array.shape, strict=True)
+            )
             if not fits:
                 shape = ", ".join("N" if d == BATCH else str(d) for d in t.shape)
                 raise ShapeError(f"input {name!r} has the shape {array.shape}, expected ({shape})")
@@ -512,5 +562,3 @@ class Trainer:
 
 def _listed(x: Arrays) -> list[Array]:
     return [np.asarray(a) for a in x] if isinstance(x, (list, tuple)) and not np.isscalar(x[0]) else [np.asarray(x)]
-
-

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import homespun.ops  # noqa: F401  (fills the operators' table)
-from homespun.graph import Graph, Node, TensorType
+from homespun.graph import Attribute, Graph, Node, TensorType
 from homespun.graph.operator import attributes
 from homespun.ops.activation import FUSIBLE, fused
 from homespun.ops.training_norm import rows_of
@@ -51,7 +52,7 @@ def expand_for_training(
         elif node.op == "dropout":
             graph.add_node("identity", node.inputs, node.outputs)
         elif a.get("activation", "none") != "none":
-            _split_activation(graph, node, node.op, node.inputs, {k: v for k, v in node.attributes.items()})
+            _split_activation(graph, node, node.op, node.inputs, dict(node.attributes))
         else:
             graph.nodes.append(node)
     _fuse_into_normalize(graph, types)
@@ -70,11 +71,11 @@ def _expand_layer(graph: Graph, node: Node) -> None:
     _split_activation(graph, node, f"train_{node.op}", (x, w, bias), {**kept, **_activation(node)})
 
 
-def _activation(node: Node) -> dict[str, object]:
+def _activation(node: Node) -> dict[str, Attribute]:
     return {k: v for k, v in node.attributes.items() if k in ("activation", "alpha", "beta")}
 
 
-def _split_activation(graph: Graph, node: Node, op: str, inputs: tuple[str, ...], given: dict) -> None:  # type: ignore[type-arg]
+def _split_activation(graph: Graph, node: Node, op: str, inputs: tuple[str, ...], given: dict[str, Any]) -> None:
     """Append `op` and, as a node of its own, the activation that was fused into it."""
     kind = given.get("activation", "none")
     plain = {k: v for k, v in given.items() if k not in ("activation", "alpha", "beta")}

@@ -4,7 +4,7 @@ After it a convolution + norm + activation block keeps one tensor for its backwa
 Rule 1: sums over the output of a layer are computed by the layer.
 Rule 2: a layer, forward or backward, that reads y = normalize(z) reads z and normalises it on load.
 Rule 3: a backward layer that reads dz = normalize_input_gradient(g, z) reads g and z and computes dz on load.
-Rule 4: a gradient that is added to the data gradient of a backward layer, and is computed before it, is added by the layer.
+Rule 4: a gradient that is added to the data gradient of a backward layer, and is computed before it, is added by it.
 Rule 5: `normalize_gradient` of a backward layer's data gradient (slope of the activation, sums) is done by the layer.
 """
 

@@ -11,7 +11,7 @@ from homespun.training.optim.optimizer import Momentum
 
 @dataclass
 class RMSprop(Momentum):
-    """Gradient over the root of its running mean square. Source: Hinton, Neural Networks for Machine Learning, lecture 6e."""
+    """Gradient over the root of its running mean square. Source: Hinton's Neural Networks lectures, 6e (2012)."""
 
     learning_rate: float = 0.01
     smoothing: float = 0.99

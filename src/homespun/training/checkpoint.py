@@ -1,0 +1,146 @@
+"""Checkpoints: everything that training goes on from, in one `.hsp` file that is also a model.
+
+The model's parameters and statistics are the graph's own; what belongs to training (optimizer states, averages, random
+state) are further states, and options, step, schedule and data cursor are JSON in the metadata. The file is written
+beside, flushed and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from homespun.errors import FormatError, OptionError
+from homespun.formats import hsp
+from homespun.graph import Graph
+from homespun.training import losses, optim, schedules
+from homespun.training.progress import Progress
+
+if TYPE_CHECKING:
+    from homespun.training.trainer import Trainer
+
+KEY = "homespun_training"
+VERSION = 1
+_OPTIONS = ("batch", "accumulate", "precision", "memory_budget", "threads", "seed", "average", "backbone_weights")
+
+
+def save_checkpoint(trainer: Trainer, path: str | Path, **extra: Any) -> None:
+    """Write a checkpoint. `extra` is JSON of the caller's own, given back by `read_extra`."""
+    with trainer.standing_still():
+        graph = trainer.model()
+        own = trainer.training_state()
+        for name, value in own.items():
+            graph.add_array(name, np.array(value), "state")
+        graph.metadata[KEY] = json.dumps(
+            {
+                "version": VERSION,
+                "options": {k: getattr(trainer, k) for k in _OPTIONS},
+                "isa": trainer.isa,
+                "trainable": list(trainer.trainable),
+                "optimizer": [type(trainer.optimizer).__name__, dict(trainer.optimizer.options())],
+                "loss": [type(trainer.loss).__name__, vars(trainer.loss)],
+                "schedule": None if trainer.schedule is None else schedules.describe(trainer.schedule),
+                "step": trainer.step_count,
+                "progress": asdict(trainer.progress),
+                "states": list(own),
+                "extra": extra,
+            }
+        )
+        hsp.save(graph, path)
+
+
+def _read(path: str | Path) -> tuple[Graph, dict[str, Any]]:
+    path = Path(path)
+    if not path.is_file():
+        raise FormatError(f"{path}: there is no such file")
+    graph = hsp.load(path)
+    text = graph.metadata.pop(KEY, None)
+    if text is None:
+        raise FormatError(f"{path}: a model, but no checkpoint: it holds no training state")
+    try:
+        described = json.loads(text)
+        version = described["version"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise FormatError(f"{path}: the training state can't be read: {e}") from None
+    if version != VERSION:
+        raise FormatError(f"{path}: a checkpoint of version {version}; this release reads version {VERSION}")
+    return graph, described
+
+
+def read_extra(path: str | Path) -> dict[str, Any]:
+    """What the caller of `save_checkpoint` added."""
+    return dict(_read(path)[1]["extra"])
+
+
+def load_checkpoint(kind: type[Trainer], path: str | Path, **options: Any) -> Any:
+    """The trainer of a checkpoint. `options` replace those it was saved with; a loss of one's own must be given."""
+    graph, described = _read(path)
+    states = _take_states(path, graph, described)
+    loss = options.pop("loss", None) or _rebuild(losses, described["loss"], "loss")
+    optimizer = options.pop("optimizer", None) or _optimizer(described["optimizer"])
+    given = {**described["options"], "trainable": described["trainable"], **options}
+    trainer = kind(graph, loss, optimizer, **given)
+    _restore(trainer, path, graph, described, states)
+    return trainer
+
+
+def restore(trainer: Trainer, path: str | Path) -> None:
+    """Bring a trainer to the state of a checkpoint of the same model. Raises `FormatError`, with nothing changed."""
+    graph, described = _read(path)
+    states = _take_states(path, graph, described)
+    _restore(trainer, path, graph, described, states)
+
+
+def _take_states(path: str | Path, graph: Graph, described: dict[str, Any]) -> dict[str, Any]:
+    states = {}
+    for name in described["states"]:
+        if name not in graph.tensors:
+            raise FormatError(f"{path}: the state {name!r} is missing")
+        states[name] = graph.tensors.pop(name).data
+    return states
+
+
+def _restore(
+    trainer: Trainer, path: str | Path, graph: Graph, described: dict[str, Any], states: dict[str, Any]
+) -> None:
+    if described["trainable"] != list(trainer.trainable):
+        raise FormatError(f"{path}: the checkpoint trained other parameters than this trainer does")
+    for what, ours in (("parameter", trainer.parameters(copy=False)), ("state", trainer.state(copy=False))):
+        theirs = {t.name: t.shape for t in graph.tensors.values() if t.role == what}
+        if theirs != {n: v.shape for n, v in ours.items()}:
+            different = sorted(set(theirs) ^ set(ours)) or [n for n in theirs if theirs[n] != ours[n].shape]
+            raise FormatError(f"{path}: a checkpoint of another model: {what} {different[0]!r} differs")
+    expected = {n: v.shape for n, v in trainer.training_state().items()}
+    found = {n: v.shape for n, v in states.items()}
+    if expected != found:
+        name = (sorted(set(expected) ^ set(found)) or ["?"])[0]
+        raise FormatError(f"{path}: a checkpoint of another optimizer: state {name!r} differs")
+    trainer.take_over(graph, states)
+    trainer.step_count = int(described["step"])
+    trainer.progress = Progress(**described["progress"])
+    if described["schedule"] is not None:
+        trainer.schedule = schedules.from_description(described["schedule"])
+    trainer.optimizer.learning_rate = float(described["optimizer"][1]["learning_rate"])
+
+
+def _rebuild(module: Any, described: list[Any], what: str) -> Any:
+    name, options = described
+    kind = getattr(module, name, None)
+    if kind is None:
+        raise OptionError(f"the checkpoint's {what} is {name!r}, which is not Homespun's own: pass {what}=...")
+    made = kind.__new__(kind)
+    made.__dict__.update(options)
+    return made
+
+
+def _optimizer(described: list[Any]) -> optim.Optimizer:
+    name, options = described
+    kind = getattr(optim, name, None)
+    if kind is None:
+        raise OptionError(f"the checkpoint's optimizer is {name!r}, which is not Homespun's own: pass optimizer=...")
+    groups = [optim.Group(tuple(p), rate, decay) for p, rate, decay in options["groups"]]
+    return kind(**{**options, "groups": groups})  # type: ignore[no-any-return]

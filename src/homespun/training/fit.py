@@ -1,0 +1,158 @@
+"""Epochs: fitting and evaluating a trainer on a data set, resumable at any step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from homespun.errors import OptionError
+from homespun.graph import Array
+from homespun.runtime import Predictor
+from homespun.training.evaluation import LossProgram
+from homespun.training.metrics import Accuracy, Metric
+
+if TYPE_CHECKING:
+    from homespun.training.callbacks import Callback
+    from homespun.training.schedules import Schedule
+    from homespun.training.trainer import Trainer
+
+Batch = tuple[Any, Any]
+
+
+@dataclass
+class FitResult:
+    """`history`: one record for each epoch: loss, learning rate, seconds, validation metrics."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    stopped: bool = False
+
+    def plot(self, path: str | None = None) -> Any:
+        """Loss and validation values over epochs, drawn with matplotlib; saved to `path` if given."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 4))
+        axes = figure.subplots()
+        for name in [k for k in (self.history[0] if self.history else {}) if k not in ("seconds", "learning_rate")]:
+            axes.plot([r.get(name, np.nan) for r in self.history], label=name)
+        axes.set_xlabel("epoch")
+        axes.legend()
+        if path:
+            figure.savefig(path)
+        return figure
+
+
+def fit(
+    trainer: Trainer,
+    data: Any,
+    epochs: int = 1,
+    *,
+    validation: Any = None,
+    metrics: Sequence[Metric] = (),
+    callbacks: Sequence[Callback] = (),
+    schedule: Schedule | None = None,
+    monitor: str = "validation_loss",
+    cache_features: bool = False,
+) -> FitResult:
+    """Train until `epochs` epochs are done, those counted that a checkpoint had done before.
+
+    `data`: a pair of arrays, an iterable of (x, y) batches that is the same each time, or a `homespun.data` set.
+    `cache_features` runs the frozen part once and keeps what it makes (data must then not be augmented). A schedule
+    becomes the trainer's own; `monitor` names what it and early stopping look at.
+    """
+    if schedule is not None:
+        trainer.schedule = schedule
+    size = trainer.batch * trainer.accumulate
+    cache: list[tuple[list[Array], Any]] = []
+    while trainer.progress.epoch < epochs:
+        epoch, began = trainer.progress.epoch, time.monotonic()
+        stopped = False
+        for x, y in _source(data, epoch, trainer.progress.batch, size, cache, cache_features, trainer):
+            for callback in callbacks:
+                if trainer.paused:
+                    callback.on_pause(trainer)
+            result = trainer.step_on_features(x, y)
+            trainer.progress.batch += 1
+            trainer.progress.loss_sum += result.loss
+            wishes = [c.on_step(trainer, result) for c in callbacks]  # all are told, whatever the first says
+            stopped = any(wishes)
+            if stopped:
+                break
+        if stopped:
+            return FitResult(trainer.progress.history, True)
+        count = max(1, trainer.progress.batch)
+        record = {"loss": trainer.progress.loss_sum / count, "learning_rate": trainer.learning_rate}
+        if validation is not None:
+            found = evaluate(trainer, validation, metrics=metrics)
+            record |= {f"validation_{k}": v for k, v in found.items()}
+        record["seconds"] = time.monotonic() - began
+        trainer.progress.history.append(record)
+        trainer.progress.epoch, trainer.progress.batch, trainer.progress.loss_sum = epoch + 1, 0, 0.0
+        if trainer.schedule is not None:
+            trainer.schedule.observe(record.get(monitor, record["loss"]))
+        wishes = [c.on_epoch(trainer, epoch, record) for c in callbacks]
+        if any(wishes):
+            return FitResult(trainer.progress.history, True)
+    return FitResult(trainer.progress.history)
+
+
+def evaluate(
+    trainer: Trainer, data: Any, *, metrics: Sequence[Metric] = (), averaged: bool = False
+) -> dict[str, float]:
+    """Mean loss and metrics (accuracy, if none is named and targets are labels) of the model as it is now."""
+    predict = Predictor(trainer.model(averaged=averaged), trainer.batch, "float32", trainer.threads, trainer.isa)
+    losses = LossProgram(trainer.loss, trainer.isa)
+    wanted = list(metrics)
+    for metric in wanted:
+        metric.reset()
+    total, count = 0.0, 0
+    for x, y in batches(data, 0, 0, trainer.batch):
+        outputs = predict(*x) if isinstance(x, (tuple, list)) else predict(x)
+        first = outputs[0] if isinstance(outputs, tuple) else outputs
+        targets = list(y) if isinstance(y, (tuple, list)) else [np.asarray(y)]
+        if not wanted and not metrics and np.issubdtype(np.asarray(targets[0]).dtype, np.integer):
+            wanted.append(Accuracy())
+        n = first.shape[0]
+        total += n * losses(list(outputs) if isinstance(outputs, tuple) else [outputs], targets)
+        count += n
+        for metric in wanted:
+            metric.update(first, np.asarray(targets[0]))
+    if count == 0:
+        raise OptionError("there is nothing to evaluate on: the data set is empty")
+    values = {"loss": total / count}
+    for metric in wanted:
+        values |= metric.result()
+    return values
+
+
+def batches(data: Any, epoch: int, start: int, size: int) -> Iterator[Batch]:
+    """(x, y) batches of at most `size` samples of one epoch, from batch `start` on."""
+    if hasattr(data, "batches"):
+        yield from data.batches(epoch=epoch, start=start, size=size)
+    elif isinstance(data, tuple) and len(data) == 2 and all(isinstance(a, np.ndarray) for a in data):
+        x, y = data
+        for i in range(start * size, x.shape[0], size):
+            yield x[i : i + size], y[i : i + size]
+    elif isinstance(data, Iterable):
+        yield from islice(iter(data), start, None)
+    else:
+        raise OptionError(
+            f"data is {type(data).__name__}; it can be a pair of arrays, an iterable of batches or a data set"
+        )
+
+
+def _source(
+    data: Any, epoch: int, start: int, size: int, cache: list[Any], caching: bool, trainer: Trainer
+) -> Iterator[tuple[list[Array], Any]]:
+    """Batches as what crosses the cut between the frozen and the trained part."""
+    if caching and not cache:
+        cache.extend((trainer.features(x), np.array(y)) for x, y in batches(data, 0, 0, size))
+    if caching:
+        yield from cache[start:]
+        return
+    for x, y in batches(data, epoch, start, size):
+        yield trainer.features(x), y

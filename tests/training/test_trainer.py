@@ -1,0 +1,254 @@
+"""Steps, gradients in and out, virtual batches, what is trained, bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import homespun as hs
+from homespun import losses, optim
+from homespun.training import Trainer
+from tests.training.small import convolutional, images, perceptron, rows
+
+
+def trainer(model: hs.Graph | None = None, **options: object) -> Trainer:
+    given = {"loss": losses.CrossEntropy(), "optimizer": optim.SGD(0.1, momentum=0.9), "batch": 8, **options}
+    return Trainer(model or convolutional(), **given)  # type: ignore[arg-type]
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+def test_it_learns(precision: str) -> None:
+    x, y = images()
+    t = trainer(precision=precision)
+    first = t.step(x, y).loss
+    for _ in range(30):
+        last = t.step(x, y).loss
+    assert last < 0.2 * first
+    predicted = hs.Predictor(t.model(), batch=8)(x).argmax(axis=1)
+    assert (predicted == y).mean() >= 0.75
+
+
+def test_the_model_given_stays_as_it_was() -> None:
+    model = convolutional()
+    before = {n: v.copy() for n, v in model.parameters().items()}
+    t = trainer(model)
+    t.step(*images())
+    assert same(before, dict(model.parameters()))
+    assert not same(before, t.parameters())
+
+
+def test_two_runs_are_the_same_bit_for_bit() -> None:
+    results = []
+    for _ in range(2):
+        t = trainer(convolutional(dropout=0.3), seed=5)
+        for i in range(4):
+            t.step(*images(seed=i))
+        results.append(t.parameters())
+    assert same(*results)
+
+
+def test_another_seed_drops_out_others() -> None:
+    a, b = (trainer(convolutional(dropout=0.5), seed=s) for s in (0, 1))
+    assert a.step(*images()).loss != b.step(*images()).loss
+
+
+def test_compute_and_apply_gradients_are_a_step() -> None:
+    x, y = images()
+    whole, halves = trainer(), trainer()
+    for _ in range(3):
+        whole.step(x, y)
+        halves.apply_gradients(halves.compute_gradients(x, y))
+    for name, value in whole.parameters().items():
+        np.testing.assert_allclose(value, halves.parameters()[name], atol=1e-6, err_msg=name)
+
+
+def test_a_virtual_batch_is_one_large_batch() -> None:
+    x, y = rows(24)
+    large = trainer(perceptron(), batch=24)
+    virtual = trainer(perceptron(), batch=8, accumulate=3)
+    uneven = trainer(perceptron(), batch=10, accumulate=3)
+    for _ in range(5):
+        a, b, c = large.step(x, y), virtual.step(x, y), uneven.step(x, y)
+        assert a.loss == pytest.approx(b.loss, rel=1e-5) == pytest.approx(c.loss, rel=1e-5)
+        assert a.learning_rate == b.learning_rate
+    for name, value in large.parameters().items():
+        np.testing.assert_allclose(value, virtual.parameters()[name], atol=2e-6)
+        np.testing.assert_allclose(value, uneven.parameters()[name], atol=2e-6)
+
+
+def test_only_what_is_trainable_changes() -> None:
+    for choice, expected in [
+        ("head", {"classifier.weight", "classifier.bias"}),
+        (["b.project.*", "classifier.*"], None),
+        (lambda name: name.endswith("norm.weight"), None),
+    ]:
+        t = trainer(trainable=choice)
+        before = t.parameters()
+        t.step(*images())
+        changed = {n for n, v in t.parameters().items() if not np.array_equal(v, before[n])}
+        assert changed <= set(t.trainable)
+        assert expected is None or changed == expected
+        assert changed
+
+
+def test_a_frozen_part_is_neither_differentiated_nor_saved() -> None:
+    whole, head = trainer(), trainer(trainable="head")
+    assert head.memory.arena < 0.1 * whole.memory.arena
+    program = next(iter(head._programs.values()))
+    assert not any(n.op in ("conv2d_backward", "train_conv2d") for n in program.graph.nodes)
+
+
+def test_frozen_norms_keep_their_statistics() -> None:
+    t = trainer(trainable=["stem.conv.*"])
+    before = t.state()
+    t.step(*images())
+    assert same(before, t.state())
+    t = trainer()
+    t.step(*images())
+    assert not same(before, t.state())
+
+
+def test_cached_features_give_the_same_steps() -> None:
+    x, y = images()
+    plain, cached = trainer(trainable="head"), trainer(trainable="head")
+    features = cached.features(x)
+    for _ in range(3):
+        plain.step(x, y)
+        cached.step_on_features(features, y)
+    assert same(plain.parameters(), cached.parameters())
+
+
+def test_batches_of_any_size_up_to_the_declared() -> None:
+    t = trainer()
+    x, y = images()
+    assert np.isfinite(t.step(x[:3], y[:3]).loss)
+    with pytest.raises(hs.ShapeError, match="1 to 8 samples"):
+        t.step(*images(9))
+
+
+def test_bad_input_is_refused_and_changes_nothing() -> None:
+    t = trainer()
+    x, y = images()
+    t.step(x, y)
+    parameters, state, optimizer = t.parameters(), t.state(), t.optimizer_state()
+    bad = x.copy()
+    bad[0, 0, 0, 0] = np.nan
+    cases = [
+        (lambda: t.step(x[:, :5], y), hs.ShapeError, "image"),
+        (lambda: t.step(x, y[:4]), hs.ShapeError, "samples"),
+        (lambda: t.step(x, y + 4), hs.TrainingError, "out of range"),
+        (lambda: t.step(x, y - 4), hs.TrainingError, "out of range"),
+        (lambda: t.step(bad, y), hs.TrainingError, "step 2"),
+        (lambda: t.compute_gradients(bad, y), hs.TrainingError, "loss is nan"),
+        (lambda: t.apply_gradients({"nobody": x}), hs.TrainingError, "nobody"),
+        (lambda: t.apply_gradients({"classifier.bias": x}), hs.ShapeError, "classifier.bias"),
+        (lambda: t.load_parameters({"nobody": x}), hs.TrainingError, "nobody"),
+        (lambda: trainer(trainable=["nothing.*"]), hs.OptionError, "nothing"),
+        (lambda: trainer(precision="half"), hs.OptionError, "mixed"),
+    ]
+    for call, error, words in cases:
+        with pytest.raises(error, match=words):
+            call()
+        assert same(parameters, t.parameters())
+        assert same(state, t.state())
+        assert same(optimizer, t.optimizer_state())
+    assert "image" in t.diagnose(bad, y)
+    assert t.step(x, y).step == 2
+
+
+def test_accumulated_batches_with_a_bad_loss_change_nothing() -> None:
+    t = trainer(accumulate=2)
+    x, y = images(16)
+    x[12, 0, 0, 0] = np.inf
+    before = {**t.parameters(), **t.state()}
+    with pytest.raises(hs.TrainingError):
+        t.step(x, y)
+    assert same(before, {**t.parameters(), **t.state()})
+
+
+def test_parameters_go_in_and_out_by_name() -> None:
+    a, b = trainer(), trainer(convolutional(seed=3))
+    b.load_parameters(a.parameters())
+    x, y = images()
+    assert a.step(x, y).loss == b.step(x, y).loss
+    view = a.parameters(copy=False)["classifier.bias"]
+    a.step(x, y)
+    np.testing.assert_array_equal(view, a.parameters()["classifier.bias"])
+
+
+def test_loading_frozen_parameters_reaches_the_backbone() -> None:
+    a, b = trainer(trainable="head"), trainer(convolutional(seed=3), trainable="head")
+    x, _ = images()
+    b.features(x)
+    b.load_parameters(a.parameters())
+    np.testing.assert_array_equal(a.features(x)[0], b.features(x)[0])
+
+
+def test_an_operator_without_a_gradient_says_so_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from homespun.graph.operator import OPERATORS
+
+    monkeypatch.setitem(OPERATORS, "tanh", replace(OPERATORS["tanh"], gradient=None))
+    t = trainer(perceptron())
+    with pytest.raises(hs.ModelError, match=r"tanh.*gradient"):
+        t.step(*rows())
+
+
+def test_average_of_weights_follows_them() -> None:
+    t = trainer(average=0.5)
+    x, y = images()
+    expected = t.parameters()
+    for _ in range(3):
+        t.step(x, y)
+        expected = {n: 0.5 * expected[n] + 0.5 * v for n, v in t.parameters().items()}
+    for name, value in t.averaged_parameters().items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-6)
+
+
+def test_gradients_are_clipped_together_and_singly() -> None:
+    x, y = images()
+    free = trainer(optimizer=optim.SGD(0.1, clip_norm=1e9))
+    norm = free.step(x, y).gradient_norm
+    gradients = trainer().compute_gradients(x, y)
+    expected = np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in gradients.values()))
+    assert norm == pytest.approx(expected, rel=1e-5)
+    t = trainer(optimizer=optim.SGD(1.0, clip_norm=0.1 * norm))
+    before = t.parameters()
+    t.step(x, y)
+    moved = np.sqrt(sum(float(((before[n] - v) ** 2).sum()) for n, v in t.parameters().items()))
+    assert moved == pytest.approx(0.1 * norm, rel=1e-3)
+    t = trainer(optimizer=optim.SGD(1.0, clip_value=1e-3))
+    t.step(x, y)
+    assert max(np.abs(before[n] - v).max() for n, v in t.parameters().items()) <= 1e-3 + 1e-6
+
+
+def test_groups_have_rates_and_decays_of_their_own() -> None:
+    groups = [optim.Group(("classifier.*",), rate=0.0), optim.Group(("*.norm.*",), weight_decay=0.0)]
+    t = trainer(optimizer=optim.SGD(0.1, weight_decay=0.1, groups=groups))
+    before = t.parameters()
+    t.step(*images())
+    after = t.parameters()
+    assert np.array_equal(before["classifier.weight"], after["classifier.weight"])
+    assert not np.array_equal(before["stem.conv.weight"], after["stem.conv.weight"])
+
+
+def test_fused_blocks_compute_what_single_operators_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import homespun.compile.training as training
+
+    x, y = images()
+    fused = trainer().compute_gradients(x, y)
+    monkeypatch.setattr(training, "fuse_training_blocks", lambda graph: graph.prune())
+    plain = trainer().compute_gradients(x, y)
+    for name, value in plain.items():
+        np.testing.assert_allclose(fused[name], value, atol=2e-5 * (np.abs(value).max() + 1e-3), err_msg=name)
+
+
+def test_arena_is_close_to_the_lower_bound() -> None:
+    report = trainer().memory
+    assert report.arena <= 1.05 * report.lower_bound
+    assert report.arena < report.without_reuse
