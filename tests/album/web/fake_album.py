@@ -69,6 +69,7 @@ class FakeAlbum:
         self.queue: list[Doubt] = []
         self.unreadable: list[Problem] = []
         self.calls: list[tuple[str, Any]] = []
+        self.gone: set[int] = set()
         self.failure: Exception | None = None
         self.before_index: Callable[[], None] = lambda: None
 
@@ -159,6 +160,9 @@ class FakeAlbum:
     def changes(self, limit: int = 50) -> list[Change]:
         return self.log[::-1][:limit]
 
+    def roots(self) -> list[Path]:
+        return [Path("/pictures")]
+
     def problems(self) -> list[Problem]:
         return self.unreadable
 
@@ -195,6 +199,8 @@ class FakeAlbum:
     def render(self, photo_id: int, long_side: int) -> bytes:
         self.calls.append(("render", (photo_id, long_side)))
         self.photo(photo_id)
+        if photo_id in self.gone and long_side > 480:
+            raise PhotoError(f"photo {photo_id} has no file now")
         buffer = io.BytesIO()
         Image.new("RGB", (48, 36), (photo_id * 40 % 256, 90, 120)).save(buffer, "JPEG")
         return buffer.getvalue()

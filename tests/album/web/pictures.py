@@ -58,7 +58,7 @@ def shots(landscapes: int = 8, seed: int = 0) -> Iterator[Shot]:
             taken = f"{date} {9 + day % 10:02d}:{day * 7 % 60:02d}:00"
             yield Shot(f"{subject}-{number + 1}", subject, _framing(whole, number, rng), taken, PLACES.get(subject))
     for number in range(landscapes):
-        taken = f"2024:{number + 4:02d}:12 18:{10 + number:02d}:00"
+        taken = f"2018:{number % 12 + 1:02d}:12 18:{10 + number:02d}:00"
         yield Shot(f"hills-{number + 1}", "hills", landscape(rng), taken, (46.5197, 6.6323))
 
 

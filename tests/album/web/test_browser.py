@@ -135,6 +135,13 @@ def test_left_and_right_leaf_through_a_topic(open_page: OpenPage, address: str) 
     expect(page.locator(".viewer")).to_have_attribute("data-photo", "4")
 
 
+def test_without_the_large_picture_the_small_one_is_shown(open_page: OpenPage, address: str, album: FakeAlbum) -> None:
+    album.gone.add(3)
+    page = open_page(f"{address}/photos/3")
+    expect(page.locator("#stage img")).to_have_attribute("src", re.compile("/thumbnail"))
+    expect(page.locator("#stage img")).to_have_js_property("naturalWidth", 48)
+
+
 # Corrections
 
 

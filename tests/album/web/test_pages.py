@@ -70,7 +70,7 @@ def test_a_photos_page_shows_what_is_known(client: TestClient, album: FakeAlbum)
         "share-90",
         "4 June 2021",
         "Camera One",
-        "/pictures/holiday",
+        "<dd>pictures/holiday</dd>",
         "4000 × 3000",
     ):
         assert text in page

@@ -111,6 +111,16 @@ def test_what_a_form_could_send_is_refused(client: TestClient, album: FakeAlbum,
     assert album.log == []
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_other_pages_may_link_here_but_show_no_part(client: TestClient, site: str) -> None:
+    for path in ("/api/v1/photos/3/thumbnail", "/api/v1/photos", "/static/core.js", "/photos/3"):
+        for mode, dest in (("no-cors", "image"), ("no-cors", "script"), ("cors", "empty"), ("navigate", "iframe")):
+            headers = {"sec-fetch-site": site, "sec-fetch-mode": mode, "sec-fetch-dest": dest}
+            assert client.get(path, headers=headers).status_code == 403
+    headers = {"sec-fetch-site": site, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    assert client.get("/photos/3", headers=headers).status_code == 200
+
+
 def test_no_other_origin_may_read(client: TestClient) -> None:
     answer = client.options(
         "/api/v1/corrections",

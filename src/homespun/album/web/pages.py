@@ -221,7 +221,7 @@ def pages_router(
             "present": [present.verdict(topic) for topic in visible if topic.present],
             "maybe": [present.verdict(topic) for topic in likely[:SUGGESTIONS]],
             "rejected": rejected,
-            "details": present.details(record),
+            "details": present.details(record, album.roots()),
         }
         if part == "viewer":
             return render(request, t, "viewer.html", **shown)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
@@ -79,17 +79,20 @@ class Presenter:
             "share": None if share is None else SHARE_STEP * max(1, min(20, round(100 * share / SHARE_STEP))),
         }
 
-    def details(self, photo: Photo) -> list[tuple[str, str]]:
+    def details(self, photo: Photo, roots: Sequence[Path]) -> list[tuple[str, str]]:
         """What is known of the file, as (name, value) pairs."""
         t = self.t
         path = PurePath(photo.paths[0]) if photo.paths else PurePath(photo.name)
+        root = next((root for root in roots if path.is_relative_to(root)), None)
+        # A family knows its folders by their names; the status page has the whole path.
+        folder = path.parent.relative_to(root.parent) if root else path.parent
         pairs = [
             (t("details.date"), " ".join(filter(None, (t.date(photo.taken), t.time(photo.taken))))),
             (t("details.place"), self.place(photo)),
             (t("details.camera"), photo.camera or ""),
             (t("details.size"), f"{photo.width} × {photo.height} · {photo.format}"),
             (t("details.file"), photo.name),
-            (t("details.folder"), str(path.parent) if len(path.parts) > 1 else ""),
+            (t("details.folder"), str(folder) if len(path.parts) > 1 else ""),
         ]
         if len(photo.paths) > 1:
             pairs.append((t("details.copies"), t("details.copies_text", n=len(photo.paths))))

@@ -115,6 +115,8 @@ class RequestGuard:
                 "with --allow-host NAME."
             )
         if method in SAFE_METHODS:
+            if _embedded_elsewhere(headers):
+                return HTTPStatus.FORBIDDEN, "Other pages may link to this album, but not show parts of it."
             return None
         if not _same_origin(headers):
             return HTTPStatus.FORBIDDEN, "Changes are accepted only from the album's own pages."
@@ -159,6 +161,16 @@ def _headers(scope: Scope) -> dict[str, str]:
         text = value.decode("latin-1")
         values[key] = f"{values[key]},{text}" if key in values else text
     return values
+
+
+def _embedded_elsewhere(headers: dict[str, str]) -> bool:
+    """Whether another site's page asks for a part of the album (a picture, a script), rather than linking to a page.
+
+    It could not look at what it gets, but could see whether it gets something. Fetch Metadata, W3C 2021.
+    """
+    if headers.get("sec-fetch-site", "none") in ("same-origin", "none"):
+        return False
+    return headers.get("sec-fetch-mode") != "navigate" or headers.get("sec-fetch-dest") != "document"
 
 
 def _same_origin(headers: dict[str, str]) -> bool:

@@ -12,11 +12,25 @@
     image.removeAttribute('data-src');
   }
 
-  /* A picture fades in when it is there; one that cannot be shown leaves its frame, never a broken-image sign. */
+  /* A picture fades in when it is there. Where a large one cannot be had (its drive is away) the small one stands in;
+     where there is none, the frame stays, never a broken-image sign. */
+  function settled(image, there) {
+    var instead = !there && image.getAttribute('data-instead');
+    if (instead) {
+      image.removeAttribute('data-instead');
+      image.src = instead;
+    } else {
+      image.classList.add(there ? 'loaded' : 'failed');
+    }
+  }
   ['load', 'error'].forEach(function (kind) {
     document.addEventListener(kind, function (event) {
-      if (event.target.tagName === 'IMG') { event.target.classList.add(kind === 'load' ? 'loaded' : 'failed'); }
+      if (event.target.tagName === 'IMG') { settled(event.target, kind === 'load'); }
     }, true);
+  });
+  // What failed before this script ran told nobody.
+  [].forEach.call(document.images, function (image) {
+    if (image.complete && image.getAttribute('src') && !image.naturalWidth) { settled(image, false); }
   });
 
   var observer = !native && window.IntersectionObserver ? new IntersectionObserver(function (entries) {
