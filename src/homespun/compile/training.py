@@ -19,6 +19,7 @@ from homespun.compile.memory import aligned
 from homespun.compile.passes.expand_for_training import RunningStatistics, expand_for_training
 from homespun.compile.passes.fuse_training_blocks import fuse_training_blocks
 from homespun.compile.passes.recompute import candidates, recompute, worthwhile
+from homespun.compile.passes.store_half import store_half
 from homespun.compile.schedule import schedule
 from homespun.errors import ShapeError
 from homespun.graph import BATCH, Array, Graph, Tensor, TensorType, infer
@@ -169,6 +170,9 @@ def joint_graph(
             graph.add_tensor(Tensor(name, "input", t.shape, t.dtype))
         inputs = [*graph.inputs, *targets]
         types = infer(graph, batch)
+        if plan.half:
+            store_half(graph, types)
+            types = infer(graph, batch)
         outputs = list(graph.outputs)
         build = GraphExtension(graph, types, prefix="loss")
         loss = plan.loss.build(build, outputs, targets)

@@ -1,0 +1,67 @@
+"""Pass over an expanded training graph: keep activations as bfloat16, and with them the gradients that follow.
+
+Rule 1: operators whose kernels read and write bfloat16 do so; a `cast` stands where a float32 tensor meets one.
+Rule 2: linear layers of fewer rows than `LEAST_ROWS` stay float32: the head of a classifier, where precision counts and
+memory does not. Parameters, statistics, sums, coefficients and the loss are float32 or float64 always.
+Source: Kalamkar et al. 2019, "A Study of BFLOAT16 for Deep Learning Training".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from homespun.graph import Graph, Node, Tensor, TensorType
+from homespun.ops.training_norm import rows_of
+
+LEAST_ROWS = 64
+#: Operators with bfloat16 kernels, and the positions of the inputs that are activations.
+_HALF = {
+    "train_conv2d": (0,),
+    "train_linear": (0,),
+    "channel_sums": (0,),
+    "normalize": (0, 4),
+    "global_average_pool": (0,),
+    "train_dropout": (0,),
+}
+_EITHER = ("flatten", "reshape", "identity")  # the bytes stay as they are
+
+
+def store_half(graph: Graph, types: Mapping[str, TensorType]) -> None:
+    """Apply the pass in place. `types` are those before it; infer anew afterwards."""
+    half: set[str] = set()
+    casts: dict[tuple[str, str], str] = {}
+    old, graph.nodes = graph.nodes, []
+
+    def cast(name: str, dtype: str) -> str:
+        if (name, dtype) not in casts:
+            made = graph.add_tensor(Tensor(graph.fresh_name(f"{name}/{dtype}"), "activation"))
+            graph.add_node("cast", (name,), (made,), {"dtype": dtype})
+            casts[name, dtype] = made
+        return casts[name, dtype]
+
+    for node in old:
+        inputs = list(node.inputs)
+        if node.op in _EITHER and inputs[0] in half:
+            half.update(node.outputs)
+        elif _goes_half(node, types):
+            for i in _HALF[node.op]:
+                if i < len(inputs) and inputs[i] and inputs[i] not in half:
+                    inputs[i] = cast(inputs[i], "bfloat16")
+            half.update(o for o in node.outputs if o and types.get(o, _FLOAT).dtype == "float32")
+        else:
+            inputs = [cast(n, "float32") if n in half else n for n in inputs]
+        node.inputs = tuple(inputs)
+        graph.nodes.append(node)
+    for out in list(graph.outputs):
+        if out in half:
+            graph.outputs[graph.outputs.index(out)] = cast(out, "float32")
+
+
+_FLOAT = TensorType(())
+
+
+def _goes_half(node: Node, types: Mapping[str, TensorType]) -> bool:
+    if node.op not in _HALF:
+        return False
+    few = node.op in ("train_linear", "train_dropout") and rows_of(types[node.inputs[0]]) < LEAST_ROWS
+    return not few
