@@ -27,7 +27,7 @@ BACKBONE = "backbone.hsp"
 BATCH = 8
 #: Raise when `imaging.model_input`, or how pixels become the network's input, changes what features come out.
 _PREPROCESSING = 1
-_WEIGHTS = "float32"
+_WEIGHTS = "int8"
 
 
 class Embedder:
