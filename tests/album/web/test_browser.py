@@ -371,7 +371,13 @@ def test_a_refusal_is_told(open_page: OpenPage, address: str, album: FakeAlbum) 
     page = open_page(f"{address}/history")
     album.undo(1)
     page.get_by_role("button", name="Take back").click()
-    expect(page.locator("#toast")).to_contain_text("cannot be undone")
+    expect(page.locator("#toast")).to_have_text(re.compile(r"That was changed already. \(change 1 cannot be undone\)"))
+    chinese = open_page(f"{address}/photos/120", locale="zh-CN")
+    press(chinese, "t")
+    chinese.get_by_role("button", name="新主题").click()
+    chinese.keyboard.type("美食")
+    press(chinese, "Enter")
+    expect(chinese.locator("#new-topic .complaint")).to_have_text("相册无法接受，名称是不是已经用过了？")
 
 
 # Indexing

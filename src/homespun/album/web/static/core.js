@@ -36,10 +36,16 @@
   function call(method, url, body, done, failed) {
     request(method, url, body, function (status, text) {
       if (status >= 200 && status < 300) { done(JSON.parse(text)); return; }
-      var detail = say(status === 0 ? 'offline' : 'failed');
-      try { detail = JSON.parse(text).detail || detail; } catch (ignored) { /* the answer of something in between */ }
-      (failed || complain)(detail);
+      (failed || complain)(explain(status, text));
     });
+  }
+
+  /* What went wrong, in the page's language; the API's own explanation is English, and so follows in English only. */
+  function explain(status, text) {
+    if (status === 0) { return say('offline'); }
+    var told = ('status_' + status) in words ? say('status_' + status) : say('failed');
+    if (document.documentElement.lang !== 'en') { return told; }
+    try { return told + ' (' + JSON.parse(text).detail + ')'; } catch (ignored) { return told; }
   }
 
   /* Fetch a part of a page as HTML. It comes from our own templates, which escape everything. */
