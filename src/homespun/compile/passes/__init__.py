@@ -12,6 +12,7 @@ from homespun.compile.passes.fuse_inverted_residual import fuse_inverted_residua
 from homespun.compile.passes.fuse_residual import fuse_residual
 from homespun.compile.passes.quantize_layers import quantize_layers
 from homespun.compile.passes.round_weights import round_weights
+from homespun.compile.ranges import expected_limits
 from homespun.graph import Graph
 
 __all__ = [
@@ -34,13 +35,15 @@ def for_inference(graph: Graph, int8: bool = False) -> Graph:
     result = graph.copy()
     result.prune()
     drop_inference_identities(result)
+    limits = {}
     if int8:
+        limits = expected_limits(result)
         round_weights(result)
     fold_batch_norm(result)
     fuse_residual(result)
     fuse_activation(result)
     if int8:
-        quantize_layers(result)
+        quantize_layers(result, limits)
     else:
         fuse_inverted_residual(result)
     result.prune()
