@@ -89,6 +89,7 @@ def test_contents_that_were_seen_come_back_as_such(pool: DecodePool, tmp_path: P
         ("spin", "timeout", "2 seconds"),
         ("hoard", "too_large", "memory"),
         ("bug", "crashed", "KeyError"),
+        ("babble", "crashed", ""),
     ],
 )
 def test_a_decoder_that_goes_wrong_costs_its_own_file_only(

@@ -127,6 +127,7 @@ class DecodePool:
         had to be killed or died; `AlbumError` if no process can be started or the pool is closed.
         """
         job = _Job(function, arguments)
+        job.future.set_running_or_notify_cancel()  # it can't be cancelled: a process may have begun with it
         with self._turn:
             if self._closed:
                 raise AlbumError("the decode pool is closed")
@@ -219,7 +220,7 @@ class DecodePool:
     def _receive(self, worker: _Process) -> None:
         try:
             kind, value = worker.pipe.recv()
-        except (EOFError, OSError):
+        except Exception:  # noqa: BLE001 - it is gone, or a file has overwritten its memory and it sends nonsense
             self._bury(worker, "crashed")
             return
         if kind == "ready":
