@@ -1,6 +1,6 @@
 """Indexing 12-megapixel JPEGs (decode, thumbnail, embed, store) beside a pipeline of Pillow and onnxruntime.
 
-    python -m pip install -r benchmarks/requirements.txt
+    python -m pip install -r benchmarks/requirements-peers.txt scikit-image
     python benchmarks/indexing.py             # prints a table; --json for machines
 
 All sides index the same photos with the same number of threads, each in a process of its own, taking turns:
@@ -75,7 +75,8 @@ def run_plain(photos: Path, data: Path, threads: int, side: str) -> None:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(photos.parent / "backbone.onnx"), options)
+    most = 1 if side == "plain" else BATCH
+    session = onnxruntime.InferenceSession(str(photos.parent / f"backbone-{most}.onnx"), options)
     name = session.get_inputs()[0].name
     database = sqlite3.connect(data / "plain.sqlite3")
     database.execute("PRAGMA journal_mode = WAL")
@@ -99,9 +100,11 @@ def run_plain(photos: Path, data: Path, threads: int, side: str) -> None:
         return path, size, stream.getvalue(), pixels
 
     def store(batch: list[tuple[Path, tuple[int, int], bytes, np.ndarray]]) -> None:
-        x = (np.stack([pixels for *_, pixels in batch]).astype(np.float32) - 127) / 128
-        features = session.run(None, {name: np.ascontiguousarray(x.transpose(0, 3, 1, 2))})[0]
-        for (path, size, thumbnail, _), feature in zip(batch, features, strict=True):
+        x = np.zeros((most, 224, 224, 3), np.float32)
+        for place, (*_, pixels) in enumerate(batch):
+            np.divide(pixels - np.float32(127), 128, out=x[place])
+        features = session.run(None, {name: x})[0]
+        for (path, size, thumbnail, _), feature in zip(batch, features, strict=False):
             (thumbnails / path.name).write_bytes(thumbnail)
             row = (str(path), *size, feature.astype(np.float16).tobytes())
             database.execute("INSERT INTO photo VALUES (?, ?, ?, ?)", row)
@@ -167,12 +170,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         import homespun as hs
         from homespun.album.vision import ASSETS, BACKBONE
-        from onnx_peer import to_onnx
+        from onnx_twin import write_onnx
 
         photos = Path(folder) / "photos"
         photos.mkdir()
         make_photos(photos, options.count)
-        (Path(folder) / "backbone.onnx").write_bytes(to_onnx(hs.load(ASSETS / BACKBONE)))
+        for batch in (1, BATCH):
+            write_onnx(hs.load(ASSETS / BACKBONE), Path(folder) / f"backbone-{batch}.onnx", batch)
         results = measure(photos, options.rounds, options.threads)
     middle = {
         side: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for side, runs in results.items()
