@@ -11,7 +11,8 @@ import numpy as np
 from homespun.compression.moments import expected_moments
 from homespun.graph import Array, Graph
 
-#: Deviations above the mean that are still told apart. Measured: from 7 to 12 makes hardly a difference.
+#: Deviations above the mean that are still told apart. For MobileNetV2 and EfficientNet-Lite0 on photos 7 and 8 are
+#: best; 5 clips what matters, 12 is too coarse for channels that are small.
 DEVIATIONS = 8.0
 #: Limit of channels that batch norm expects to be zero always: they may still be larger on unusual images.
 SMALLEST_LIMIT = 0.02

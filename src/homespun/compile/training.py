@@ -178,15 +178,19 @@ def joint_graph(
         loss = plan.loss.build(build, outputs, targets)
         if types[loss] != TensorType(()):
             raise ShapeError(f"the loss has the type {types[loss]}; it must be one float32, shape ()")
-        gradients = differentiate(graph, types, loss, trainable)
 
     build = GraphExtension(graph, types, prefix="update")
-    total = ""
-    if mode != "gradients" and plan.largest_norm > 0:
+    clips = mode != "gradients" and plan.largest_norm > 0
+    # Without clipping the loss alone decides whether to update, so updates need not wait for the last gradient.
+    control = "" if clips else build.add("guard", [loss, "", HYPERS], "control")
+    if loss:
+        gradients = differentiate(graph, types, loss, trainable)
+    if clips:
+        total = ""
         for name in trainable:
             if name in gradients:
                 total = build.add("add_square_sum", [total, gradients[name]], "square_sum")
-    control = build.add("guard", [loss, total, HYPERS], "control", largest_norm=plan.largest_norm)
+        control = build.add("guard", [loss, total, HYPERS], "control", largest_norm=plan.largest_norm)
     for s in statistics:
         build.write(
             "update_statistics",

@@ -8,7 +8,7 @@ Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from homespun.graph import Graph, Node, Tensor, TensorType
@@ -18,7 +18,9 @@ _BACKWARD = ("conv2d_backward", "linear_backward", "normalize_gradient", "normal
 
 #: Multiply-adds for each element of the output up to which a layer is computed again without being asked: a 1x1
 #: convolution from so few channels takes about as long as reading its output from memory.
-ALWAYS_BELOW = 24
+ALWAYS_BELOW = 32
+#: Depthwise layers are not among them: they read as much as they write.
+_LEAST_INNER = 9
 #: ... if the output has at least so many bytes.
 WORTHWHILE = 1 << 20
 
@@ -47,29 +49,31 @@ def candidates(graph: Graph, types: Mapping[str, TensorType]) -> list[Candidate]
 
 
 def worthwhile(found: Collection[Candidate]) -> tuple[str, ...]:
-    """Those that are computed again even where memory is plenty."""
-    return tuple(c.name for c in found if c.inner <= ALWAYS_BELOW and c.inner > 9 and c.saved >= WORTHWHILE)
+    """Those that are computed again even where memory is plenty, those that save most first."""
+    cheap = [c for c in found if _LEAST_INNER < c.inner <= ALWAYS_BELOW and c.saved >= WORTHWHILE]
+    return tuple(c.name for c in sorted(cheap, key=lambda c: -c.saved))
 
 
-def recompute(graph: Graph, layers: Collection[str]) -> tuple[str, ...]:
-    """Apply the pass in place for the layers that make these tensors; returns those for which it was possible."""
+def recompute(graph: Graph, layers: Sequence[str]) -> tuple[str, ...]:
+    """Apply the pass in place for the layers that make these tensors, the first ones first; returns those for which it
+    was possible."""
+    makers = {n.outputs[0]: n for n in graph.nodes if n.op in LAYERS}
     consumers = graph.consumers()
     chosen: list[str] = []
+    read_again: set[str] = set()
     before: dict[int, list[Node]] = {}
-    for node in list(graph.nodes):
-        z = node.outputs[0]
-        if node.op not in LAYERS or z not in layers or node.inputs[0] in chosen:
-            continue
+    for z in layers:
+        node = makers.get(z)
         readers = _backward_readers(consumers, z)
-        if not readers or z in graph.outputs:
+        if node is None or not readers or z in graph.outputs or z in read_again or node.inputs[0] in chosen:
             continue
-        again = graph.fresh_name(f"{z}/again")
-        graph.add_tensor(Tensor(again, "activation"))
+        again = graph.add_tensor(Tensor(graph.fresh_name(f"{z}/again"), "activation"))
         copy = Node(node.op, node.inputs, (again,), dict(node.attributes), again)
         for reader in readers:
             reader.inputs = tuple(again if n == z else n for n in reader.inputs)
         before.setdefault(id(readers[0]), []).append(copy)
         chosen.append(z)
+        read_again.add(node.inputs[0])
     nodes: list[Node] = []
     for node in graph.nodes:
         nodes += [*before.get(id(node), []), node]
