@@ -51,12 +51,13 @@ def fit_builtin(
     topics: Sequence[str],
     groups: Sequence[str] | None = None,
     rank: int = RANK,
+    calibration: Calibration | None = None,
 ) -> BuiltinTopics:
     """Built-in topics from features (N, D) and the topic of each; deterministic.
 
     `groups` (N) says what belongs together (a source, an event): where confidence is calibrated on held-out photos,
-    neighbours in a group are held out together. Raises OptionError for fewer than two topics, or one with fewer than
-    `FOLDS` photos.
+    neighbours in a group are held out together. A `calibration` that is given is kept, and nothing is held out. Raises
+    OptionError for fewer than two topics, or one with fewer than `FOLDS` photos.
     """
     names, label = np.unique(np.asarray(topics), return_inverse=True)
     counts = np.bincount(label)
@@ -66,23 +67,15 @@ def fit_builtin(
     mean = roots.mean(axis=0, dtype=np.float64)
     basis = _main_axes(roots, mean, min(2 * rank, features.shape[1]))
     rows = (roots - mean) @ basis  # the folds work in here, which holds nearly all of the variance
-    fold = _folds(label, None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1])
-
-    known = np.empty((len(label), len(names)), np.float32)
-    strangers = np.empty_like(known)
-    for index in range(FOLDS):
-        test = fold == index
-        known[test] = _held_out(rows, label, ~test, test, np.arange(len(names)), rank)
-        others = np.flatnonzero(np.arange(len(names)) % FOLDS != index)
-        if len(others) < 2:
-            others = np.arange(len(names))
-        test = label % FOLDS == index  # whole topics, as if nobody had heard of them
-        strangers[test] = _held_out(rows, label, np.isin(label, others), test, others, rank)
-    calibration = fit_calibration(
-        np.concatenate([known, strangers]),
-        np.concatenate([label, np.full(len(label), -1)]),
-        np.repeat([1.0, STRANGERS], len(label)),
-    )
+    known = np.zeros((len(label) if calibration is None else 0, len(names)), np.float32)
+    if calibration is None:
+        fold = _folds(label, None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1])
+        known, strangers = _cross_validate(rows, label, fold, rank)
+        calibration = fit_calibration(
+            np.concatenate([known, strangers]),
+            np.concatenate([label, np.full(len(label), -1)]),
+            np.repeat([1.0, STRANGERS if len(names) > FOLDS else 0.0], len(label)),
+        )
     projection = (basis @ _axes(rows, label, rank)).astype(np.float16)
     space = FeatureSpace(mean.astype(np.float32), projection)
     steps = np.rint(space.project(features).astype(np.float64) * GRID)
@@ -91,6 +84,20 @@ def fit_builtin(
         for index, name in enumerate(names)
     }
     return BuiltinTopics(space, statistics, calibration, calibration.log_odds(known))
+
+
+def _cross_validate(rows: npt.NDArray[np.float64], label: Labels, fold: Labels, rank: int) -> tuple[Floats, Floats]:
+    """Fits (N, topics) of photos that the topics did not see, and of photos whose whole topic nobody had heard of."""
+    topics = np.arange(int(label.max()) + 1)
+    known = np.empty((len(label), len(topics)), np.float32)
+    strangers = np.empty_like(known)
+    for index in range(FOLDS):
+        test = fold == index
+        known[test] = _held_out(rows, label, ~test, test, topics, rank)
+        others = np.flatnonzero(topics % FOLDS != index) if len(topics) > FOLDS else topics
+        test = label % FOLDS == index  # whole topics
+        strangers[test] = _held_out(rows, label, np.isin(label, others), test, others, rank)
+    return known, strangers
 
 
 def _held_out(
