@@ -161,6 +161,21 @@ def test_doubts(run, indexed):
     assert run("album", "doubts", "--ask").code == 2  # no terminal here
 
 
+def test_doubts_one_by_one(run, indexed, monkeypatch):
+    from homespun.commands import corrections
+
+    keys = iter("ynu?sq")
+    monkeypatch.setattr(corrections.typer, "getchar", lambda: next(keys))
+    monkeypatch.setattr(corrections.sys.stdin, "isatty", lambda: True, raising=False)
+    result = run("album", "doubts", "--ask")
+    assert result.code == 0
+    assert "y: yes   n: no   s: skip   u: undo the last answer   q: leave" in result.out
+    assert result.out.count("Is photo ") == 5
+    assert "2 answers given." in result.out
+    kinds = [(change["kind"], change["undone"]) for change in run("album", "undo", "--list", "--json").json]
+    assert kinds == [("answer", False), ("answer", True), ("answer", False)]
+
+
 def test_export(run, indexed, tmp_path):
     assert run("album", "export", tmp_path / "all.csv", "--json").json == {
         "file": str(tmp_path / "all.csv"),

@@ -432,7 +432,7 @@ class Album:
         """
         board = self._sorting.board()
         with self._store.reader() as connection:
-            questions = doubts.questions(connection, board.standing, limit)
+            questions = doubts.questions(connection, board, limit)
             rows = topics.read_topics(connection)
             photos = searching.read_photos(connection, [q.photo_id for q in questions], rows, self._confidences)
         return [

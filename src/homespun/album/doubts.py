@@ -12,10 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from homespun.album.scoring import Standing
+from homespun.album.scoring import Scoreboard, Standing
+from homespun.learning import doubt
 
-# Questions looked at for each one that is asked, so that they can be spread over topics.
-CANDIDATES_PER_QUESTION = 20
+# The least sure cells that are looked at more closely: neighbours are sought among them.
+CANDIDATES = 2000
+# Rejections that speak against photos like them, the same.
+REJECTIONS = 2000
+
+ALMOST = "almost"
+"""Reason of a question about a topic that the album narrowly did not put a photo in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,37 +35,66 @@ class Question:
     reason: str
 
 
-def questions(connection: sqlite3.Connection, standing: Standing, limit: int) -> list[Question]:
-    """The most useful questions that were not asked yet, at most one of each photo."""
-    doubt = np.minimum(standing.confidences, 1 - standing.confidences)
-    doubt[~_open(connection, standing)] = 0.0
-    best = _largest(doubt, limit * CANDIDATES_PER_QUESTION)
+def questions(connection: sqlite3.Connection, board: Scoreboard, limit: int) -> list[Question]:
+    """The most useful questions that were not asked yet, at most one of each photo.
+
+    Of topics that photos are in, `learning.doubt` says how probably that is wrong; of topics that they narrowly are
+    not in, the confidence does.
+    """
+    standing = board.standing
+    if not standing.member.size:
+        return []
+    sureness = np.minimum(standing.confidences, 1 - standing.confidences)
+    sureness[~_open(connection, standing)] = 0.0
+    cells = _largest(sureness, CANDIDATES)
+    cells = cells[sureness.ravel()[cells] > 0]
+    rows, columns = np.divmod(cells, len(standing.topics))
+    worth, reasons = _weigh(board, standing, rows, columns)
     asked: set[int] = set()
-    chosen = []
-    for cell in best:
-        row, column = divmod(int(cell), doubt.shape[1])
-        if row in asked or doubt[row, column] <= 0:
+    chosen: list[Question] = []
+    for index in np.argsort(-worth, kind="stable"):
+        row, column = int(rows[index]), int(columns[index])
+        if row in asked:
             continue
+        if len(chosen) == limit:
+            break
         asked.add(row)
-        present = bool(standing.present[row, column])
         chosen.append(
             Question(
                 photo_id=int(standing.ids[row]),
                 topic=standing.topics[column].key,
                 confidence=float(standing.confidences[row, column]),
-                present=present,
-                reason="unsure" if present else "almost",
+                present=bool(standing.member[row, column]),
+                reason=reasons[index],
             )
         )
-        if len(chosen) == limit:
-            break
     return chosen
+
+
+def _weigh(
+    board: Scoreboard, standing: Standing, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """How much each cell is worth asking about, and why."""
+    confidences = standing.confidences[rows]
+    rejected_rows, rejected_columns = np.nonzero((standing.said < 0) & standing.scored[:, None])
+    rejected_rows, rejected_columns = rejected_rows[-REJECTIONS:], rejected_columns[-REJECTIONS:]
+    found = doubt.signals(
+        board.photos.take(standing.ids[rows]),
+        confidences,
+        columns,
+        board.photos.take(standing.ids[rejected_rows]),
+        rejected_columns,
+    )
+    present = standing.member[rows, columns]
+    worth = np.where(present, doubt.doubt(found), confidences[np.arange(len(rows)), columns])
+    reasons = [str(reason) if is_in else ALMOST for reason, is_in in zip(found.reason(), present, strict=True)]
+    return worth.astype(np.float32), reasons
 
 
 def _open(connection: sqlite3.Connection, standing: Standing) -> npt.NDArray[np.bool_]:
     """Which cells (N, T) may be asked about: shown topics, photos with a file, nothing said or asked before."""
     shown = np.array([not topic.hidden for topic in standing.topics], dtype=np.bool_)
-    cells = (standing.said == 0) & (standing.available & standing.scored)[:, None] & shown
+    cells: npt.NDArray[np.bool_] = (standing.said == 0) & (standing.available & standing.scored)[:, None] & shown
     columns = {topic.id: column for column, topic in enumerate(standing.topics)}
     query = """
         SELECT question.photo_id, question.topic_id FROM question JOIN change ON change.id = question.change_id

@@ -28,7 +28,10 @@ Rows = npt.NDArray[np.float32]
 
 
 class PreparedPhotos:
-    """`TopicLearner.prepare` of every photo's feature, by photo id. Not thread-safe; belongs to a `Scoreboard`."""
+    """`TopicLearner.prepare` of every photo's feature, by photo id. Belongs to a `Scoreboard`.
+
+    Not safe to change from several threads.
+    """
 
     def __init__(self, store: Store, backbone: str, learner: TopicLearner) -> None:
         self._store = store
@@ -54,6 +57,20 @@ class PreparedPhotos:
         for ids, rows in self._blocks:
             for start in range(0, len(ids), CHUNK):
                 yield ids[start : start + CHUNK], rows[start : start + CHUNK]
+
+    def take(self, ids: Ids) -> Rows:
+        """The rows (M, d) of these photos, in this order; may be called while another thread adds photos.
+
+        Every one of them must have been scored.
+        """
+        result = np.zeros((len(ids), self._learner.prepare(_probes(self._learner)[:1]).matrix.shape[1]), np.float32)
+        for block_ids, rows in list(self._blocks):
+            order = np.argsort(block_ids)
+            places = np.searchsorted(block_ids, ids, sorter=order)
+            places = order[np.minimum(places, len(order) - 1)]
+            here = block_ids[places] == ids
+            result[here] = rows[places[here]]
+        return result
 
     def add(self, ids: Ids, features: npt.NDArray[np.float16]) -> None:
         """Take in new photos, ids (M,) and features (M, D); those that are in already are left out."""

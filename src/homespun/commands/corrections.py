@@ -162,7 +162,7 @@ def _ask(album: Album) -> None:
         elif key in ANSWERS:
             change = album.answer_doubt(doubt.photo.id, doubt.topic, ANSWERS[key])
             answered.append(change.id)
-            say(f"{ANSWERS[key]}; {plural(change.moved_total, 'other photo')} moved")
+            say(f"{ANSWERS[key]}; {plural(change.moved_total, 'move')} followed")
     else:
         say("\nNo more questions.")
     say(f"{plural(len(answered), 'answer')} given.")

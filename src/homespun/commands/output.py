@@ -91,7 +91,7 @@ def print_change(change: Change, done: str) -> None:
     if not change.moved_total:
         say("Nothing else moved.")
         return
-    say(f"{plural(change.moved_total, 'other photo')} moved, in {change.seconds * 1000:.0f} ms:")
+    say(f"{plural(change.moved_total, 'move')} followed, in {change.seconds * 1000:.0f} ms:")
     for move in change.moved[:MOVES_SHOWN]:
         way = "into" if move.after else "out of"
         say(f"  photo {move.photo_id} {way} {move.topic} ({move.confidence:.0%} sure)")

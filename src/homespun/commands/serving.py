@@ -60,7 +60,7 @@ def serve(
         folders = [*(folders or []), _demo_folder()]
     with _listening(host, port) as listener, open_album(data, read_only=False) as album:
         # So that `kill` and a service manager end it as cleanly as Ctrl-C does.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         address = _address(host, listener.getsockname()[1])
         if as_json:
             print_json({"address": address})
