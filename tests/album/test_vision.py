@@ -62,7 +62,8 @@ def test_features_are_those_of_the_float32_network_but_for_rounding(
     assert agreement.min() > LEAST_COSINE
 
 
-MEAN_COSINE, LEAST_COSINE = 0.997, 0.99
+#: Measured: 0.9979 and 0.9917. Nearest codes, rather than those that ship, give 0.993 and 0.92.
+MEAN_COSINE, LEAST_COSINE = 0.996, 0.985
 
 
 def test_any_number_of_photos_gives_the_same_features(embedder: Embedder, pixels: np.ndarray) -> None:
