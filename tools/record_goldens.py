@@ -88,7 +88,7 @@ class MobileNetV1(nn.Module):
 
 
 def state_of(net: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what a network's file would hold, counters left out, MobileNetV1's wrapper names shortened."""
+    """Names and shapes of what a file of the network would hold: no counters, MobileNetV1 without its wrappers."""
     shapes = {n: tuple(t.shape) for n, t in net.state_dict().items() if not n.endswith("num_batches_tracked")}
     return {n.replace("conv.conv", "conv"): s for n, s in shapes.items()}
 
