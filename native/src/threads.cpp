@@ -8,12 +8,18 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <climits>
+#endif
 
 namespace hs {
 namespace {
 
 constexpr int kSpins = 3000;  // some 50 to 150 microseconds
-constexpr int kYields = 50;
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -23,17 +29,35 @@ inline void pause_cpu() {
 #endif
 }
 
-// Waits until `value` differs from `old`.
-void wait_for_change(std::atomic<uint32_t>& value, uint32_t old, int spins) {
+// Sleep and wake go to the system directly where it is Linux: std::atomic's wait yields first, and on a machine with more
+// to do than cores a yield gives the rest of the time slice to everybody else.
+void sleep_while_equal(std::atomic<uint32_t>& value, uint32_t old) {
+#if defined(__linux__)
+  syscall(SYS_futex, &value, FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
+#else
+  value.wait(old, std::memory_order_acquire);
+#endif
+}
+
+void wake_all(std::atomic<uint32_t>& value) {
+#if defined(__linux__)
+  syscall(SYS_futex, &value, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+#else
+  value.notify_all();
+#endif
+}
+
+// Waits until `value` differs from `old`. `sleepers` tells the other side whether a wake is needed.
+void wait_for_change(std::atomic<uint32_t>& value, uint32_t old, std::atomic<uint32_t>& sleepers, int spins) {
   for (int i = 0; i < spins; ++i) {
     if (value.load(std::memory_order_acquire) != old) return;
     pause_cpu();
   }
-  for (int i = 0; i < kYields; ++i) {
-    if (value.load(std::memory_order_acquire) != old) return;
-    std::this_thread::yield();
-  }
-  while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
+  // Announce the sleep, then look once more: both sides use sequentially consistent operations, so either this load sees
+  // the change or the changer sees the sleeper.
+  sleepers.fetch_add(1);
+  while (value.load() == old) sleep_while_equal(value, old);
+  sleepers.fetch_sub(1);
 }
 
 }  // namespace
@@ -55,20 +79,20 @@ Team::~Team() {
 void Team::wait_for_all() {
   const auto others = static_cast<uint32_t>(threads_ - 1);
   for (uint32_t seen; (seen = arrived_.load(std::memory_order_acquire)) != others;)
-    wait_for_change(arrived_, seen, spins_);
+    wait_for_change(arrived_, seen, arrival_sleepers_, spins_);
   arrived_.store(0, std::memory_order_relaxed);
 }
 
 void Team::release_all() {
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
+  epoch_.fetch_add(1);
+  if (epoch_sleepers_.load() != 0) wake_all(epoch_);
 }
 
 void Team::arrive_and_wait() {
   const uint32_t epoch = epoch_.load(std::memory_order_relaxed);
-  arrived_.fetch_add(1, std::memory_order_acq_rel);
-  arrived_.notify_one();
-  wait_for_change(epoch_, epoch, spins_);
+  arrived_.fetch_add(1);
+  if (arrival_sleepers_.load() != 0) wake_all(arrived_);
+  wait_for_change(epoch_, epoch, epoch_sleepers_, spins_);
 }
 
 void Team::barrier(int thread, void (*decide)(void*), void* state) {
@@ -103,7 +127,7 @@ void Team::run(Job job, void* state) {
   // Wait for the end of the job, and leave the count as a worker at the barrier expects to find it.
   const auto others = static_cast<uint32_t>(threads_ - 1);
   for (uint32_t seen; (seen = arrived_.load(std::memory_order_acquire)) != others;)
-    wait_for_change(arrived_, seen, spins_);
+    wait_for_change(arrived_, seen, arrival_sleepers_, spins_);
 }
 
 namespace {

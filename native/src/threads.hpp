@@ -1,6 +1,6 @@
 // A team of threads that walk through a program together. The caller is thread 0.
-// Waiting is a bounded spin (two threads meet in about 0.2 microseconds), then a few yields (an overloaded machine
-// gets on), then sleep in the kernel (an idle team costs nothing).
+// Waiting is a bounded spin (two threads meet in about 0.2 microseconds), then sleep (an idle team costs nothing, and an
+// overloaded machine gets on).
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -34,7 +34,9 @@ class Team {
   const int threads_;
   int spins_;
   alignas(64) std::atomic<uint32_t> arrived_{0};
+  std::atomic<uint32_t> arrival_sleepers_{0};
   alignas(64) std::atomic<uint32_t> epoch_{0};
+  std::atomic<uint32_t> epoch_sleepers_{0};
   alignas(64) Job job_ = nullptr;
   void* state_ = nullptr;
   std::vector<std::thread> workers_;

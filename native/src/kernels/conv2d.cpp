@@ -44,8 +44,12 @@ void gather(const Ints& d, const float* input, int64_t group, int64_t begin, int
   const int64_t channels = d.channels / d.groups;
   const int64_t pixels = d.out_height * d.out_width;
   const bool whole_lines = d.groups == 1 && d.dilation_w == 1;  // a line of the window is contiguous
-  for (int64_t m = begin; m < end; ++m) {
-    const int64_t image = m / pixels, y = m % pixels / d.out_width, x = m % d.out_width;
+  int64_t image = begin / pixels, y = begin % pixels / d.out_width, x = begin % d.out_width;
+  for (int64_t m = begin; m < end; ++m, ++x) {
+    if (x == d.out_width) {
+      x = 0;
+      if (++y == d.out_height) y = 0, ++image;
+    }
     const int64_t left = x * d.stride_w - d.pad_left;
     for (int64_t i = 0; i < d.kernel_h; ++i) {
       const int64_t line = y * d.stride_h - d.pad_top + i * d.dilation_h;
