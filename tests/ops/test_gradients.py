@@ -157,6 +157,24 @@ def test_gradient_is_that_of_finite_differences(case: Case, isa: str) -> None:
         np.testing.assert_allclose(found[f"p{i}"], expected, atol=3e-5 * scale + 1e-6, err_msg=f"input {i}")
 
 
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("case", [c for c in CASES if c.op in ("conv2d", "linear", "global_average_pool")], ids=str)
+def test_gradient_in_bfloat16(case: Case, isa: str) -> None:
+    """Values that bfloat16 holds exactly, so that only products and sums are rounded."""
+    random = np.random.default_rng(7)
+    values = [(random.integers(-16, 17, s) / 8).astype(np.float32) for s in case.shapes]
+    graph = graph_of(case, values)
+    shape = evaluate(graph, np.zeros((1, 1)))[0].shape
+    unused = np.zeros((shape[0], 1), np.float32)
+    weights = (random.integers(-8, 9, shape) / 8).astype(np.float32)
+    options = {"batch": shape[0], "isa": isa}
+    exact = Trainer(graph, WeightedSum(), optim.SGD(1.0), **options).compute_gradients(unused, weights)  # type: ignore[arg-type]
+    half = Trainer(graph, WeightedSum(), optim.SGD(1.0), precision="mixed", **options)  # type: ignore[arg-type]
+    for name, found in half.compute_gradients(unused, weights).items():
+        scale = np.abs(exact[name]).max() + 1e-6
+        np.testing.assert_allclose(found, exact[name], atol=0.006 * scale, err_msg=name)
+
+
 def _along_directions(
     graph: Graph,
     values: list[Array],

@@ -245,10 +245,27 @@ def test_fused_blocks_compute_what_single_operators_do(monkeypatch: pytest.Monke
     monkeypatch.setattr(training, "fuse_training_blocks", lambda graph: graph.prune())
     plain = trainer().compute_gradients(x, y)
     for name, value in plain.items():
-        np.testing.assert_allclose(fused[name], value, atol=2e-5 * (np.abs(value).max() + 1e-3), err_msg=name)
+        np.testing.assert_allclose(fused[name], value, atol=2e-5 * (np.abs(value).max() + 1e-2), err_msg=name)
 
 
 def test_arena_is_close_to_the_lower_bound() -> None:
     report = trainer().memory
     assert report.arena <= 1.05 * report.lower_bound
     assert report.arena < report.without_reuse
+
+
+def test_mixed_gradients_are_those_of_float32_to_rounding() -> None:
+    x, y = images(16, size=16)
+    exact = trainer(convolutional(size=16), batch=16).compute_gradients(x, y)
+    mixed = trainer(convolutional(size=16), batch=16, precision="mixed").compute_gradients(x, y)
+    for name, value in exact.items():
+        if name.endswith("project.norm.bias"):
+            continue  # the norm after it takes a constant away again: its gradient is nothing but rounding
+        error = np.linalg.norm(mixed[name] - value) / (np.linalg.norm(value) + 1e-6)
+        assert error < 0.2, f"{name}: {error:.3f}"
+
+
+def test_mixed_precision_halves_the_arena() -> None:
+    whole, half = (trainer(convolutional(size=32), precision=p).memory for p in ("float32", "mixed"))
+    assert half.arena < 0.65 * whole.arena
+    assert half.parameters == whole.parameters

@@ -145,21 +145,28 @@ HS_INLINE OnLoad part_of(OnLoad load, int64_t first) {
   return load;
 }
 
-// n channels of one pixel, as float32.
-template <class S>
-HS_INLINE void load_row(const typename S::Value* x, OnLoad load_as, float* y, int64_t n) {
+// n channels of one pixel, as To stores them.
+template <class S, class To = Float32>
+HS_INLINE void load_row(const typename S::Value* x, OnLoad load_as, typename To::Value* y, int64_t n) {
   if (load_as.scale == nullptr) {
-    over_vectors(n, HS_EACH { Float32::write(y + i, lanes, S::read(x + i, lanes)); });
+    over_vectors(n, HS_EACH { To::write(y + i, lanes, S::read(x + i, lanes)); });
     return;
   }
   const bool clips = is_clip(load_as.activation.kind);
   const Limits limits = limits_of(clips ? load_as.activation : ActivationSpec{Activation::none, 0.0f, 0.0f});
   const Vec low = broadcast(limits.low), high = broadcast(limits.high);
   over_vectors(n, HS_EACH {
-    const Vec v = S::read(x + i, lanes) * Float32::read(load_as.scale + i, lanes) + Float32::read(load_as.shift + i, lanes);
-    Float32::write(y + i, lanes, min_of(high, max_of(low, v)));
+    Vec v = S::read(x + i, lanes) * Float32::read(load_as.scale + i, lanes) + Float32::read(load_as.shift + i, lanes);
+    if (clips) {
+      v = min_of(high, max_of(low, v));
+    } else {
+      float values[kWidth];
+      store(values, v);
+      activate_values(values, values, kWidth, load_as.activation);
+      v = load(values);
+    }
+    To::write(y + i, lanes, v);
   });
-  if (!clips) activate_values(y, y, n, load_as.activation);
 }
 
 // Where dz comes from; `z` and `coefficients` are null where g is dz already.
@@ -172,10 +179,11 @@ struct OutputGradient {
 };
 // n values of dz from position `at`, first of them of channel `first`; the rest of the vector behind them is zero-filled
 // up to `padded`.
-template <class S>
-HS_INLINE void load_gradient(const OutputGradient<S>& from, int64_t at, int64_t first, int64_t n, int64_t padded, float* y) {
+template <class S, class To = Float32>
+HS_INLINE void load_gradient(const OutputGradient<S>& from, int64_t at, int64_t first, int64_t n, int64_t padded,
+                             typename To::Value* y) {
   if (from.coefficients == nullptr) {
-    over_vectors(n, HS_EACH { Float32::write(y + i, lanes, S::read(from.g + at + i, lanes)); });
+    over_vectors(n, HS_EACH { To::write(y + i, lanes, S::read(from.g + at + i, lanes)); });
   } else {
     const float* a = from.coefficients + first;
     const float* b = a + from.channels;
@@ -183,10 +191,10 @@ HS_INLINE void load_gradient(const OutputGradient<S>& from, int64_t at, int64_t 
     over_vectors(n, HS_EACH {
       const Vec dz = S::read(from.g + at + i, lanes) * Float32::read(a + i, lanes) +
                      (S::read(from.z + at + i, lanes) * Float32::read(b + i, lanes) + Float32::read(c + i, lanes));
-      Float32::write(y + i, lanes, dz);
+      To::write(y + i, lanes, dz);
     });
   }
-  for (int64_t i = n; i < padded; ++i) y[i] = 0.0f;
+  for (int64_t i = n; i < padded; ++i) y[i] = 0;
 }
 
 // Per-thread sums in double, two a channel.
@@ -230,5 +238,27 @@ HS_INLINE void combine_sums(const double* partial, int threads, int64_t n, int64
 // C (inner rows x columns) += A^T B over `rows` rows: A (rows x inner), B (rows x columns padded to whole vectors).
 void gemm_transposed(const float* a, int64_t a_row, int64_t inner, const float* b, int64_t b_row, int64_t columns,
                      int64_t rows, float* c, int64_t c_row);
+
+// Whether this instruction set multiplies pairs of bfloat16 and adds them in float32, at twice the pace.
+#if defined(__AVX512BF16__)
+inline constexpr bool kPairProducts = true;
+#else
+inline constexpr bool kPairProducts = false;
+#endif
+
+// Products of bfloat16. "Pairs" are two values, one after the other along the inner dimension, in 32 bits.
+// B(k, n) = b[k * row + n] in float32, packed into panels of pairs; inner is padded to even with zeros.
+void pack_pairs(const float* b, int64_t row, int64_t inner, int64_t columns, uint32_t* packed);
+// B(k, n) = b[n * row + k].
+void pack_pairs_transposed(const float* b, int64_t row, int64_t inner, int64_t columns, int64_t panel_pairs,
+                           uint32_t* packed);
+// C = A B + bias; A rows x 2 pairs, `a_row` values apart.
+void gemm_pairs(const uint16_t* a, int64_t a_row, int64_t pairs, const uint32_t* packed, int64_t columns, int64_t rows,
+                const float* bias, float* c, int64_t c_row);
+// Two rows, one after the other, as one row of pairs. `b` null: zeros.
+void interleave(const uint16_t* a, const uint16_t* b, int64_t n, uint32_t* pairs);
+// C (inner x columns) += A^T B over pairs of rows.
+void gemm_pairs_transposed(const uint32_t* a, int64_t a_row, int64_t inner, const uint32_t* b, int64_t b_row,
+                           int64_t columns, int64_t row_pairs, float* c, int64_t c_row);
 
 }  // namespace hs::HS_ISA
