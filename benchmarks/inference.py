@@ -2,6 +2,7 @@
 
     pip install -r benchmarks/requirements-peers.txt
     python benchmarks/inference.py [--models mobilenet_v2] [--batches 1,8] [--threads 2] [--json FILE]
+    python benchmarks/inference.py --engines "homespun int8,onnxruntime int8,openvino int8"
 
 Each engine runs in a process of its own and waits asleep while another one has its turn, so that they share neither
 caches nor spinning threads; turns are short and alternate, so that a busy moment of the machine hits all of them.
@@ -65,13 +66,34 @@ def openvino(name: str, batch: int, threads: int, path: Path, precision: str = "
     return lambda x: request.infer([x], share_inputs=True, share_outputs=True)[0]
 
 
+def onnxruntime_int8(name: str, batch: int, threads: int, path: Path, static: bool = True) -> Run:
+    from int8_twin import quantize_twin
+
+    return onnxruntime(name, batch, threads, quantize_twin(path, static))
+
+
+def onnxruntime_int8_dynamic(name: str, batch: int, threads: int, path: Path) -> Run:
+    return onnxruntime_int8(name, batch, threads, path, static=False)
+
+
+def openvino_int8(name: str, batch: int, threads: int, path: Path) -> Run:
+    from int8_twin import quantize_twin
+
+    copy = path.with_name("openvino.onnx")
+    copy.write_bytes(path.read_bytes())
+    return openvino(name, batch, threads, quantize_twin(copy, static=True))
+
+
 ENGINES: dict[str, Callable[[str, int, int, Path], Run]] = {
     "homespun": homespun,
     "homespun int8": homespun_int8,
     "onnxruntime": onnxruntime,
     "openvino": openvino,
+    "onnxruntime int8": onnxruntime_int8,
+    "onnxruntime int8 dynamic": onnxruntime_int8_dynamic,
+    "openvino int8": openvino_int8,
 }
-#: Engines whose answers must agree with ours, and those that are only fast where the others are not.
+#: Engines whose answers must agree with ours. The 8-bit ones are compared with each other for speed only.
 EXACT = ("homespun", "onnxruntime", "openvino")
 
 
@@ -106,9 +128,10 @@ def compare(name: str, batch: int, threads: int, engines: list[str], seconds: fl
             context.Process(target=serve, args=arguments, daemon=True).start()
             pipes[engine] = ours
             answers[engine] = ours.recv()
+        exact = [engine for engine in engines if engine in EXACT]
         for engine in engines:
             if engine in EXACT:
-                np.testing.assert_allclose(answers[engine], answers[engines[0]], rtol=1e-3, atol=1e-3)
+                np.testing.assert_allclose(answers[engine], answers[exact[0]], rtol=1e-3, atol=1e-3)
         times: dict[str, list[float]] = {engine: [] for engine in engines}
         deadline = time.monotonic() + seconds
         turn = max(1, 16 // batch)
@@ -143,7 +166,12 @@ def main() -> None:
                 row[engine] = {"median_ms": median, "minimum_ms": least, "runs": len(values)}
                 line += f"  {engine} {median:.2f} ({least:.2f}) ms"
             ours = times[engines[0]]
-            peers = [values for engine, values in times.items() if engine in EXACT and engine != engines[0]]
+            eight_bits = "int8" in engines[0]
+            peers = [
+                values
+                for engine, values in times.items()
+                if not engine.startswith("homespun") and ("int8" in engine) == eight_bits
+            ]
             if peers:
                 row["ratio_of_medians"] = statistics.median(ours) / min(statistics.median(p) for p in peers)
                 row["ratio_of_minima"] = min(ours) / min(min(p) for p in peers)
