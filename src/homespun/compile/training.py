@@ -7,7 +7,7 @@ that the caller gives (virtual batches, federated learning); "apply" updates fro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -22,7 +22,7 @@ from homespun.compile.passes.recompute import candidates, recompute, worthwhile
 from homespun.compile.passes.store_half import store_half
 from homespun.compile.schedule import schedule
 from homespun.errors import ShapeError
-from homespun.graph import BATCH, Array, Graph, Tensor, TensorType, infer
+from homespun.graph import Array, Graph, Tensor, TensorType, infer
 from homespun.graph.graph import Attribute
 from homespun.ops.update import HYPER
 
@@ -254,6 +254,29 @@ def _append_update(build: GraphExtension, name: str, gradient: str, control: str
         build.write("average_parameters", [name, control, update.average], [update.average], decay=update.average_decay)
 
 
+def lower_training(
+    model: Graph,
+    plan: TrainingPlan,
+    mode: Mode,
+    batch: int,
+    layout: StateLayout,
+    gradient_layout: StateLayout,
+    isa: str,
+    threads: int,
+) -> tuple[Lowered, Graph, tuple[str, ...]]:
+    """Build and plan one program: (the program as data, its graph, the names of its inputs in order)."""
+    own = {t.name for t in model.with_role("parameter", "state")}
+    states = {n: t for n, t in layout.types.items() if n not in own}
+    graph, types, inputs = joint_graph(model, plan, mode, batch, states)
+    placed: dict[str, Operand] = {name: (STATE, at) for name, at in layout.offsets.items()}
+    placed[f"{LOSS}/now"], placed[f"{CONTROL}/now"] = placed[LOSS], placed[CONTROL]
+    if mode != "step":
+        block = EXTERNAL + len(inputs)
+        placed |= {gradient_name(n): (block, at) for n, at in gradient_layout.offsets.items()}
+    lowered = Lowering(graph, types, isa, threads, ConstantPool(), placed).assemble()
+    return lowered, graph, tuple(inputs)
+
+
 def compile_training(
     model: Graph,
     plan: TrainingPlan,
@@ -266,23 +289,19 @@ def compile_training(
     threads: int,
 ) -> TrainingProgram:
     """Build, plan and load one program over a state buffer that all programs of a trainer share."""
+    lowered, graph, inputs = lower_training(model, plan, mode, batch, layout, gradient_layout, isa, threads)
+    externals = len(inputs) + (mode != "step")
+    program = _native.Program(
+        lowered.instructions, lowered.plan.size, lowered.constants.blob(), state, externals, threads, isa
+    )
+    return TrainingProgram(lowered, program, graph, inputs)
+
+
+def recompute_candidates(
+    model: Graph, plan: TrainingPlan, mode: Mode, batch: int, layout: StateLayout
+) -> tuple[str, ...]:
+    """Layers that could be computed again, those first that cost least for what they save."""
     own = {t.name for t in model.with_role("parameter", "state")}
     states = {n: t for n, t in layout.types.items() if n not in own}
-    graph, types, inputs = joint_graph(model, plan, mode, batch, states)
-    placed: dict[str, Operand] = {name: (STATE, at) for name, at in layout.offsets.items()}
-    placed[f"{LOSS}/now"], placed[f"{CONTROL}/now"] = placed[LOSS], placed[CONTROL]
-    externals = len(inputs)
-    if mode != "step":
-        block = EXTERNAL + externals
-        placed |= {gradient_name(n): (block, at) for n, at in gradient_layout.offsets.items()}
-        externals += 1
-    constants = ConstantPool()
-    lowered = Lowering(graph, types, isa, threads, constants, placed).assemble()
-    program = _native.Program(lowered.instructions, lowered.plan.size, constants.blob(), state, externals, threads, isa)
-    return TrainingProgram(lowered, program, graph, tuple(inputs))
-
-
-def input_types(model: Graph, batch: int) -> list[TensorType]:
-    """Types of a model's inputs with the batch size bound."""
-    tensors = [model.tensors[n] for n in model.inputs]
-    return [TensorType(tuple(batch if d == BATCH else d for d in t.shape), t.dtype) for t in tensors]
+    graph, types, _ = joint_graph(model, replace(plan, recompute=()), mode, batch, states)
+    return tuple(c.name for c in candidates(graph, types))

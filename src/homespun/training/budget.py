@@ -1,22 +1,92 @@
-"""Keeping a trainer within a memory budget."""
+"""Keeping a trainer within a memory budget: compute layers again, then split the batch, then refuse.
+
+A budget covers the arena, parameters, statistics and optimizer states of the part that is trained, and the block of
+gradients that a split batch needs.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from homespun.errors import BudgetError, OptionError
 
 if TYPE_CHECKING:
     from homespun.training.trainer import Trainer
 
+_UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen: samples that run at once (0: the whole batch), layers whose outputs are computed again."""
+    """What was chosen: samples that run at once (0: the whole batch), and the layers whose outputs are computed again
+    (None: those where it costs next to nothing)."""
 
     micro_batch: int = 0
     recompute: tuple[str, ...] | None = None
+    bytes: int = 0
+
+    def __str__(self) -> str:
+        parts = []
+        if self.recompute:
+            parts.append(f"computes the outputs of {len(self.recompute)} layers again in the backward pass")
+        if self.micro_batch:
+            parts.append(f"runs {self.micro_batch} samples at a time and adds their gradients")
+        return "; ".join(parts) or "none"
 
 
-def choose(trainer: Trainer) -> Choice:
-    """The fastest way to train within the trainer's budget."""
-    return Choice()
+def as_bytes(budget: int | str) -> int:
+    """A budget as bytes: a number, or text as "96MB", "0.5 GiB". Raises `OptionError`."""
+    if isinstance(budget, str):
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", budget)
+        if match is None or match.group(2).lower() not in _UNITS:
+            raise OptionError(f"memory_budget is {budget!r}; write it like '96MB' or '1GiB'")
+        budget = int(float(match.group(1)) * _UNITS[match.group(2).lower()])
+    if budget <= 0:
+        raise OptionError(f"memory_budget is {budget}; it must be positive")
+    return budget
+
+
+def choose(trainer: Trainer, budget: int) -> Choice:
+    """The fastest way to train within a budget. Raises `BudgetError`, saying the least that would do."""
+    sizes = [trainer.batch]
+    while sizes[-1] > 1:
+        sizes.append(sizes[-1] // 2)
+    least = 0
+    for size in sizes:
+        micro = 0 if size == trainer.batch else size
+        found, smallest = _fit(trainer, micro, size, budget)
+        if found is not None:
+            return found
+        least = min(least, smallest) if least else smallest
+    raise BudgetError(
+        f"memory_budget of {budget / 1e6:.1f} MB is too small: one sample at a time, with every layer computed again, "
+        f"takes {least / 1e6:.1f} MB"
+    )
+
+
+def _fit(trainer: Trainer, micro: int, size: int, budget: int) -> tuple[Choice | None, int]:
+    """(the choice with the fewest layers computed again that fits, or None; bytes of the smallest tried)."""
+    mode = "gradients" if micro else "step"
+
+    def needed(recompute: tuple[str, ...] | None) -> int:
+        arena = trainer.planned(mode, size, recompute).plan.size
+        return arena + trainer.state_bytes + (trainer.gradient_bytes if micro else 0)
+
+    usual = needed(None)
+    if usual <= budget:
+        return Choice(micro, None, usual), usual
+    candidates = trainer.candidates(mode, size)
+    smallest = usual
+    low, high = 0, len(candidates)
+    best: Choice | None = None
+    while low < high:  # more layers never take more memory, but for small buffers that happen to lie badly
+        middle = (low + high) // 2
+        bytes_needed = needed(candidates[: middle + 1])
+        smallest = min(smallest, bytes_needed)
+        if bytes_needed <= budget:
+            best, high = Choice(micro, candidates[: middle + 1], bytes_needed), middle
+        else:
+            low = middle + 1
+    return best, smallest

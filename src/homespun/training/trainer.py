@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from homespun.compile.compiler import MemoryReport, choose_isa
+from homespun.compile.lowering import Lowered
 from homespun.compile.split import split
 from homespun.compile.training import (
     COMMON_STATES,
@@ -29,10 +30,13 @@ from homespun.compile.training import (
     TrainingProgram,
     Update,
     compile_training,
+    lower_training,
+    recompute_candidates,
 )
 from homespun.errors import OptionError, ShapeError, TrainingError
 from homespun.graph import BATCH, Array, Graph, TensorType, check, infer
 from homespun.runtime import Predictor
+from homespun.training.budget import Choice, as_bytes, choose
 from homespun.training.losses import Loss, as_targets
 from homespun.training.optim import Optimizer
 from homespun.training.pause import PauseSwitch
@@ -124,9 +128,9 @@ class Trainer:
         self._gradients: Store | None = None
         self._lock = RLock()
         self._switch = PauseSwitch()
-        from homespun.training.budget import choose
-
-        self._choice = choose(self)
+        self._choice = Choice()
+        if memory_budget is not None:
+            self._choice = choose(self, as_bytes(memory_budget))
 
     # -- learning -----------------------------------------------------------------------------------------------
 
@@ -514,18 +518,9 @@ class Trainer:
     def _program(self, mode: Mode, batch: int, targets: tuple[TensorType, ...], share: float) -> TrainingProgram:
         key = (mode, batch, targets, share)
         if key not in self._programs:
-            plan = TrainingPlan(
-                self.loss,
-                targets,
-                self._updates,
-                largest_norm=self.optimizer.clip_norm,
-                gradient_factor=share,
-                half=self.precision == "mixed",
-                recompute=self._choice.recompute,
-            )
             compiled = compile_training(
                 self._split.trained,
-                plan,
+                self._plan(targets, share, self._choice.recompute),
                 mode,
                 batch,
                 self._store.layout,
@@ -538,6 +533,49 @@ class Trainer:
             self._programs[key] = compiled
         return self._programs[key]
 
+    def _plan(self, targets: tuple[TensorType, ...], share: float, recompute: tuple[str, ...] | None) -> TrainingPlan:
+        return TrainingPlan(
+            self.loss,
+            targets,
+            self._updates,
+            largest_norm=self.optimizer.clip_norm,
+            gradient_factor=share,
+            half=self.precision == "mixed",
+            recompute=recompute,
+        )
+
+    def _likely_targets(self, batch: int) -> tuple[TensorType, ...]:
+        """What targets will be before the first are seen: labels, where the loss takes them."""
+        outputs = self._output_types(batch)
+        labels = [np.zeros(outputs[0].shape[:-1], np.int64)]
+        return tuple(self.loss.target_types(outputs, labels))
+
+    def planned(self, mode: Mode, batch: int, recompute: tuple[str, ...] | None) -> Lowered:
+        """A program as it would be, for those who look for one that fits a budget."""
+        plan = self._plan(self._likely_targets(batch), 1.0, recompute)
+        layouts = (self._store.layout, self._gradient_layout())
+        return lower_training(self._split.trained, plan, mode, batch, *layouts, self.isa, self.threads)[0]
+
+    def candidates(self, mode: Mode, batch: int) -> tuple[str, ...]:
+        """Layers that could be computed again in the backward pass, the best bargains first."""
+        plan = self._plan(self._likely_targets(batch), 1.0, ())
+        return recompute_candidates(self._split.trained, plan, mode, batch, self._store.layout)
+
+    @property
+    def state_bytes(self) -> int:
+        """Parameters, statistics and optimizer states."""
+        return self._store.layout.size
+
+    @property
+    def gradient_bytes(self) -> int:
+        """A block of all gradients, which virtual batches need."""
+        return self._gradient_layout().size
+
+    @property
+    def compromises(self) -> str:
+        """What was done to keep within `memory_budget`, in words."""
+        return str(self._choice)
+
     def _main_program(self) -> TrainingProgram:
         """The program of a full batch: the one that ran, else the one that integer labels would need."""
         mode: Mode = "step" if not self._choice.micro_batch else "gradients"
@@ -545,10 +583,7 @@ class Trainer:
         for key, compiled in self._programs.items():
             if key[:2] == (mode, batch):
                 return compiled
-        outputs = self._output_types(batch)
-        labels = [np.zeros(outputs[0].shape[:-1], np.int64)]
-        types = self.loss.target_types(outputs, labels)
-        return self._program(mode, batch, tuple(types), 1.0)
+        return self._program(mode, batch, self._likely_targets(batch), 1.0)
 
     @staticmethod
     def _check_named(name: str, value: Array, known: Mapping[str, Any], what: str) -> None:

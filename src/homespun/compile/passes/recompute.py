@@ -1,8 +1,9 @@
 """Pass over a joint graph: compute some layers' outputs a second time, when the backward pass needs them, and let the
 first copy die after its last forward reader.
 
-Rule 1: the layer is a forward layer whose output only `fuse_training_blocks` readers (norm on load) and backward nodes
-read, and whose input is not itself computed again, so that it is alive anyway.
+Rule 1: the layer is a forward layer (`train_conv2d`, `train_linear`); its input is kept, or computed again by a layer
+whose own input is kept: at most `LONGEST_CHAIN` layers in a row, so that what is computed again at one time stays small.
+Rule 2: the copy runs just before the first backward node that needs it, or a copy that needs it.
 Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
 """
 
@@ -19,6 +20,8 @@ _BACKWARD = ("conv2d_backward", "linear_backward", "normalize_gradient", "normal
 #: Multiply-adds for each element of the output up to which a layer is computed again without being asked: a 1x1
 #: convolution from so few channels takes about as long as reading its output from memory.
 ALWAYS_BELOW = 32
+#: Layers in a row that are computed again together: an expansion and the depthwise layer behind it.
+LONGEST_CHAIN = 2
 #: Depthwise layers are not among them: they read as much as they write.
 _LEAST_INNER = 9
 #: ... if the output has at least so many bytes.
@@ -45,7 +48,8 @@ def candidates(graph: Graph, types: Mapping[str, TensorType]) -> list[Candidate]
         z, w = types[node.outputs[0]], types[node.inputs[1]]
         inner = w.size // w.shape[-1]
         found.append(Candidate(node.outputs[0], z.nbytes, inner * z.size, inner))
-    return sorted(found, key=lambda c: (c.inner, -c.saved))
+    first = set(worthwhile(found))
+    return sorted(found, key=lambda c: (c.name not in first, c.inner if c.name not in first else 0, -c.saved))
 
 
 def worthwhile(found: Collection[Candidate]) -> tuple[str, ...]:
@@ -58,25 +62,47 @@ def recompute(graph: Graph, layers: Sequence[str]) -> tuple[str, ...]:
     """Apply the pass in place for the layers that make these tensors, the first ones first; returns those for which it
     was possible."""
     makers = {n.outputs[0]: n for n in graph.nodes if n.op in LAYERS}
+    next_of = {n.inputs[0]: z for z, n in makers.items()}
     consumers = graph.consumers()
-    chosen: list[str] = []
-    read_again: set[str] = set()
-    before: dict[int, list[Node]] = {}
+    chosen: set[str] = set()
+
+    def run_length(z: str | None, step: Mapping[str, str]) -> int:
+        length = 0
+        while z in chosen:
+            length, z = length + 1, step.get(z)
+        return length
+
+    before_of = {z: n.inputs[0] for z, n in makers.items()}
     for z in layers:
-        node = makers.get(z)
-        readers = _backward_readers(consumers, z)
-        if node is None or not readers or z in graph.outputs or z in read_again or node.inputs[0] in chosen:
+        if z not in makers or z in graph.outputs or not _backward_readers(consumers, z):
             continue
-        again = graph.add_tensor(Tensor(graph.fresh_name(f"{z}/again"), "activation"))
-        copy = Node(node.op, node.inputs, (again,), dict(node.attributes), again)
-        for reader in readers:
-            reader.inputs = tuple(again if n == z else n for n in reader.inputs)
-        before.setdefault(id(readers[0]), []).append(copy)
-        chosen.append(z)
-        read_again.add(node.inputs[0])
+        if run_length(before_of[z], before_of) + 1 + run_length(next_of.get(z), next_of) <= LONGEST_CHAIN:
+            chosen.add(z)
+    return _insert_copies(graph, [z for z in makers if z in chosen], makers, consumers)
+
+
+def _insert_copies(
+    graph: Graph, chosen: Sequence[str], makers: Mapping[str, Node], consumers: Mapping[str, list[Node]]
+) -> tuple[str, ...]:
+    """Add the copies of chosen layers, given in forward order, and let the backward nodes read them."""
+    position = {id(n): i for i, n in enumerate(graph.nodes)}
+    again = {z: graph.add_tensor(Tensor(graph.fresh_name(f"{z}/again"), "activation")) for z in chosen}
+    at: dict[str, int] = {}
+    for z in reversed(chosen):
+        at[z] = min(at.get(z, len(graph.nodes)), *(position[id(r)] for r in _backward_readers(consumers, z)))
+        source = makers[z].inputs[0]
+        if source in again:
+            at[source] = min(at.get(source, len(graph.nodes)), at[z])
+    before: dict[int, list[Node]] = {}
+    for z in chosen:
+        node = makers[z]
+        inputs = (again.get(node.inputs[0], node.inputs[0]), *node.inputs[1:])
+        before.setdefault(at[z], []).append(Node(node.op, inputs, (again[z],), dict(node.attributes), again[z]))
+        for reader in _backward_readers(consumers, z):
+            reader.inputs = tuple(again[z] if n == z else n for n in reader.inputs)
     nodes: list[Node] = []
-    for node in graph.nodes:
-        nodes += [*before.get(id(node), []), node]
+    for i, node in enumerate(graph.nodes):
+        nodes += [*before.get(i, []), node]
     graph.nodes = nodes
     return tuple(chosen)
 

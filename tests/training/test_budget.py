@@ -1,0 +1,75 @@
+"""Memory budgets: what fits is kept to, what does not is refused with the least that would do."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from homespun import BudgetError, OptionError, losses, optim, zoo
+from homespun.training import Trainer
+from homespun.training.budget import as_bytes
+from tests.training.small import convolutional, images, perceptron, rows
+
+
+def make(budget: int | str | None, model: object = None, batch: int = 8) -> Trainer:
+    return Trainer(
+        model or convolutional(size=32),  # type: ignore[arg-type]
+        losses.CrossEntropy(),
+        optim.SGD(0.1),
+        batch=batch,
+        memory_budget=budget,
+    )
+
+
+def taken(trainer: Trainer) -> int:
+    return trainer.memory.arena + trainer.state_bytes
+
+
+@pytest.mark.parametrize("share", [0.95, 0.85, 0.75])
+def test_recomputing_gives_the_same_gradients_bit_for_bit(share: float) -> None:
+    model = zoo.mobilenet_v2(classes=4, image_size=64, width=0.35, dropout=0.0)
+    plenty = make(None, model)
+    budget = int(share * taken(plenty))
+    tight = make(budget, model)
+    assert taken(tight) <= budget
+    assert "again" in tight.compromises
+    x, y = images(size=64)
+    for _ in range(2):
+        plenty.step(x, y)
+        tight.step(x, y)
+    for name, value in plenty.parameters().items():
+        np.testing.assert_array_equal(value, tight.parameters()[name], err_msg=name)
+
+
+def test_a_split_batch_gives_the_same_update() -> None:
+    plenty = make(None, perceptron(), batch=64)
+    tight = make(int(0.7 * taken(plenty)), perceptron(), batch=64)
+    assert re.search(r"\d+ samples at a time", tight.compromises)
+    x, y = rows(64)
+    for _ in range(3):
+        a, b = plenty.step(x, y), tight.step(x, y)
+        assert a.loss == pytest.approx(b.loss, rel=1e-5)
+    for name, value in plenty.parameters().items():
+        np.testing.assert_allclose(value, tight.parameters()[name], atol=1e-6)
+
+
+def test_too_small_a_budget_says_the_least_that_would_do() -> None:
+    with pytest.raises(BudgetError, match=r"takes ([\d.]+) MB") as caught:
+        make("20kB")
+    least = float(re.search(r"takes ([\d.]+) MB", str(caught.value)).group(1))  # type: ignore[union-attr]
+    assert np.isfinite(make(f"{least + 0.1:.1f}MB").step(*images(size=32)).loss)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("96MB", 96_000_000), ("1 GiB", 2**30), (".5kb", 500), ("77", 77), (123, 123)]
+)
+def test_budgets_are_read(text: int | str, expected: int) -> None:
+    assert as_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["much", "-3MB", "0", "3 apples", ""])
+def test_nonsense_is_refused(text: str) -> None:
+    with pytest.raises(OptionError):
+        as_bytes(text)
