@@ -3,13 +3,15 @@
     python benchmarks/kernels.py [--batch 8] [--threads 2] [--isa avx512] [--only conv2d] [--json FILE]
 
 Compute-bound kernels are compared with a loop of multiply-adds in registers, memory-bound ones with a plain copy of the
-same number of bytes; both are measured in the same run. Times are minima: the machine may be busy with other things.
+same number of bytes; both are measured in the same run. Times are minima: the machine may be busy with other things
+(on one thread, `--threads 1`, processor time is measured, which stands still while others run).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,15 +38,16 @@ class Bench:
 
     def __init__(self, isa: str, threads: int, seconds: float) -> None:
         self.isa, self.threads, self.seconds = isa, threads, seconds
+        self.rng = np.random.default_rng(0)
         rounds = 1 << 21
-        time, arrays = self._run("probe_peak", {"output": np.zeros(threads, np.float32)}, {"rounds": rounds}, {})
-        self.peak = arrays["output"].sum() / time / 1e9
+        best, arrays = self.measure("probe_peak", {"output": np.zeros(threads, np.float32)}, {"rounds": rounds}, {})
+        self.peak = arrays["output"].sum() / best / 1e9
         count = 24 << 20  # 100 MB in and out: no cache holds it
         x = np.ones(count, np.float32)
-        time, _ = self._run("unary", {"input": x, "output": x.copy()}, {"count": count, "activation": 0}, {})
-        self.bandwidth = 2 * 4 * count / time / 1e9
+        best, _ = self.measure("unary", {"input": x, "output": x.copy()}, {"count": count, "activation": 0}, {})
+        self.bandwidth = 2 * 4 * count / best / 1e9
 
-    def _run(
+    def measure(
         self, kernel: str, operands: dict[str, np.ndarray], ints: dict[str, int], floats: dict[str, float]
     ) -> tuple[float, dict[str, np.ndarray]]:
         names, int_names, float_names = _native.kernels()[kernel]
@@ -63,47 +66,75 @@ class Bench:
         program.profile(True)
         times: list[float] = []
         while len(times) < 5 or (sum(times) < self.seconds and len(times) < 2000):
+            begin = time.thread_time()
             program.run([])
-            times += program.timings()
+            times += [time.thread_time() - begin] if self.threads == 1 else program.timings()
         views = {n: arena[offsets[n] : offsets[n] + a.nbytes].view(a.dtype) for n, a in operands.items()}
         return min(times), views
 
-    def conv(
-        self,
-        kernel: str,
-        batch: int,
-        size: int,
-        channels: int,
-        out_channels: int,
-        window: int,
-        stride: int,
-        groups: int,
+    def normal(self, *shape: int) -> np.ndarray:
+        return self.rng.standard_normal(shape, np.float32)
+
+    def figure(
+        self, kernel: str, shape: str, flops: int, operands: dict[str, np.ndarray], ints: dict[str, int]
     ) -> Figure:
-        rng = np.random.default_rng(0)
-        pad = window // 2
-        out = (size + 2 * pad - window) // stride + 1
-        ints = {
-            "batch": batch, "height": size, "width": size, "channels": channels, "out_height": out, "out_width": out,
-            "out_channels": out_channels, "kernel_h": window, "kernel_w": window,
-            "stride_h": stride, "stride_w": stride,
-            "dilation_h": 1, "dilation_w": 1, "pad_top": pad, "pad_left": pad, "groups": groups,
-            "activation": ACTIVATIONS["relu6"], "residual_after": 0,
-        }  # fmt: skip
-        weights = rng.standard_normal((window, window, channels // groups, out_channels), np.float32)
+        traffic = sum(a.nbytes for a in operands.values())
+        best, _ = self.measure(kernel, operands, ints, {})
+        rate, moved = flops / best / 1e9, traffic / best / 1e9
+        return Figure(kernel, shape, best * 1e3, rate, rate / self.peak, moved, moved / self.bandwidth)
+
+    def pack(self, kernel: str, window: int, channels: int, out_channels: int, groups: int = 1) -> np.ndarray:
+        weights = self.normal(window, window, channels // groups, out_channels)
+        return _native.pack(kernel, convolution(1, 1, channels, out_channels, window, 1, groups), [weights], self.isa)
+
+    def conv(self, kernel: str, batch: int, size: int, c: int, m: int, window: int, stride: int, groups: int) -> Figure:
+        """A convolution of `c` to `m` channels."""
+        ints = convolution(batch, size, c, m, window, stride, groups)
+        out = ints["out_height"]
         operands = {
-            "input": rng.standard_normal((batch, size, size, channels), np.float32),
-            "weights": _native.pack(kernel, ints, [weights], self.isa),
-            "bias": rng.standard_normal(out_channels, np.float32),
+            "input": self.normal(batch, size, size, c),
+            "weights": self.pack(kernel, window, c, m, groups),
+            "bias": self.normal(m),
+            "output": np.zeros((batch, out, out, m), np.float32),
+        }
+        flops = 2 * window**2 * c // groups * m * out**2 * batch
+        shape = f"{size}x{size}x{c} -> {out}x{out}x{m}" + (f", {window}x{window}" if window > 1 else "")
+        return self.figure(kernel, shape, flops, operands, ints)
+
+    def block(self, batch: int, size: int, channels: int, hidden: int, out_channels: int, stride: int) -> Figure:
+        """A whole inverted-residual block in one kernel."""
+        out, expands = size // stride, hidden != channels
+        ints = convolution(batch, size, channels, out_channels, 3, stride, 1) | {
+            "hidden": hidden, "expands": int(expands), "expand_activation": ACTIVATIONS["relu6"],
+            "depthwise_activation": ACTIVATIONS["relu6"], "activation": ACTIVATIONS["none"],
+        }  # fmt: skip
+        ints = {name: ints[name] for name in _native.kernels()["inverted_residual"][1]}
+        operands = {
+            "input": self.normal(batch, size, size, channels),
+            "depthwise_weights": self.pack("depthwise", 3, hidden, hidden, hidden),
+            "depthwise_bias": self.normal(hidden),
+            "project_weights": self.pack("conv2d", 1, hidden, out_channels),
+            "project_bias": self.normal(out_channels),
             "output": np.zeros((batch, out, out, out_channels), np.float32),
         }
-        traffic = sum(a.nbytes for a in operands.values())
-        time, _ = self._run(kernel, operands, ints, {})
-        flops = 2 * window**2 * channels // groups * out_channels * out**2 * batch
-        shape = f"{size}x{size}x{channels} -> {out}x{out}x{out_channels}" + (
-            f", {window}x{window}" if window > 1 else ""
-        )
-        rate, bytes_rate = flops / time / 1e9, traffic / time / 1e9
-        return Figure(kernel, shape, time * 1e3, rate, rate / self.peak, bytes_rate, bytes_rate / self.bandwidth)
+        if expands:
+            operands |= {"expand_weights": self.pack("conv2d", 1, channels, hidden), "expand_bias": self.normal(hidden)}
+        expansion = size**2 * channels * hidden if expands else 0
+        flops = 2 * batch * (expansion + out**2 * hidden * (9 + out_channels))
+        shape = f"{size}x{size}x{channels} -> {hidden} -> {out}x{out}x{out_channels}"
+        return self.figure("inverted_residual", shape, flops, operands, ints)
+
+
+def convolution(batch: int, size: int, channels: int, m: int, window: int, stride: int, groups: int) -> dict[str, int]:
+    """The ints of a convolution with "same" padding and ReLU6."""
+    pad = window // 2
+    out = (size + 2 * pad - window) // stride + 1
+    return {
+        "batch": batch, "height": size, "width": size, "channels": channels, "out_height": out, "out_width": out,
+        "out_channels": m, "kernel_h": window, "kernel_w": window, "stride_h": stride, "stride_w": stride,
+        "dilation_h": 1, "dilation_w": 1, "pad_top": pad, "pad_left": pad, "groups": groups,
+        "activation": ACTIVATIONS["relu6"], "residual_after": 0,
+    }  # fmt: skip
 
 
 # Input size, channels in, expanded, out, stride of each kind of block, and how often it occurs.
@@ -115,7 +146,7 @@ BLOCKS = [
 
 
 def mobilenet_v2(bench: Bench, batch: int, only: str) -> list[tuple[int, Figure]]:
-    """(occurrences, figure) of each kernel call of the network."""
+    """(occurrences, figure) of the kernels of the network: convolution by convolution, then whole blocks."""
     calls: list[tuple[int, tuple[str, int, int, int, int, int, int]]] = [(1, ("conv2d", 224, 3, 32, 3, 2, 1))]
     for size, channels, hidden, out, stride, times in BLOCKS:
         if hidden != channels:
@@ -123,7 +154,10 @@ def mobilenet_v2(bench: Bench, batch: int, only: str) -> list[tuple[int, Figure]
         calls.append((times, ("depthwise", size, hidden, hidden, 3, stride, hidden)))
         calls.append((times, ("conv2d", size // stride, hidden, out, 1, 1, 1)))
     calls.append((1, ("conv2d", 7, 320, 1280, 1, 1, 1)))
-    return [(n, bench.conv(call[0], batch, *call[1:])) for n, call in calls if only in call[0]]
+    figures = [(n, bench.conv(call[0], batch, *call[1:])) for n, call in calls if only in call[0]]
+    if only in "inverted_residual":
+        figures += [(times, bench.block(batch, *block)) for *block, times in BLOCKS]
+    return figures
 
 
 def main() -> None:
@@ -142,11 +176,10 @@ def main() -> None:
     for n, f in figures:
         totals[f.kernel] = totals.get(f.kernel, 0.0) + n * f.milliseconds
         print(
-            f"{f.kernel:10} {f.shape:32} x{n}  {f.milliseconds:7.3f} ms  {f.gflops:6.1f} GFLOP/s ({f.peak_share:4.0%})"
+            f"{f.kernel:17} {f.shape:32} x{n}  {f.milliseconds:7.3f} ms  {f.gflops:6.1f} GFLOP/s ({f.peak_share:4.0%})"
             f"  {f.gigabytes:5.1f} GB/s ({f.bandwidth_share:4.0%})"
         )
-    parts = ", ".join(f"{kernel} {total:.2f} ms" for kernel, total in totals.items())
-    print(f"whole network, batch {options.batch}: {parts}, together {sum(totals.values()):.2f} ms")
+    print(f"in the network, batch {options.batch}: " + ", ".join(f"{k} {total:.2f} ms" for k, total in totals.items()))
     if options.json:
         rows = [{"times": n, **asdict(f)} for n, f in figures]
         machine = {"peak_gflops": bench.peak, "copy_gigabytes": bench.bandwidth, "isa": options.isa}
