@@ -10,62 +10,80 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 
+Weights = tuple[float, float, float]
+"""Of the fit, of the lead (the fit above the best other topic's), and a constant."""
+
+
 @dataclass(frozen=True)
 class Calibration:
-    """log-odds = fit_weight * fit + lead_weight * lead + bias, where a lead is the fit above the best other topic's.
+    """log-odds = weight * fit + weight * lead + constant, one line for a photo's best topic and one for all others.
 
-    Logistic regression on held-out photos (Platt 1999), with one setting for all topics, so that it holds for those
-    that are yet to be learnt. The fit itself speaks for "none of the topics" where it is low.
+    Two logistic regressions on held-out photos (Platt 1999), with one setting for all topics, so that it holds for
+    those that are yet to be learnt. They are apart since being the best of thirty is news of its own: one line for
+    both is right on average and wrong for each. The fit itself speaks for "none of the topics" where it is low.
     """
 
-    fit_weight: float = 6.0
-    lead_weight: float = 12.0
-    bias: float = -2.0
+    best: Weights = (6.0, 10.0, -1.5)
+    other: Weights = (6.0, 10.0, -2.0)
 
     def log_odds(self, fits: Floats) -> Floats:
-        """Log-odds (N, topics) float32 of fits (N, topics)."""
-        odds = np.float32(self.fit_weight + self.lead_weight) * fits
-        odds -= np.float32(self.lead_weight) * rivals(fits)
-        odds += np.float32(self.bias)
-        result: Floats = odds
-        return result
+        """Log-odds (N, topics) float32 of fits (N, topics). No topic is more likely than the one that fits best."""
+        if fits.shape[1] == 0 or len(fits) == 0:
+            return fits
+        first = fits.max(axis=1)
+        leads = fits == first[:, None]
+        lead = first - np.where(leads, np.float32(-np.inf), fits).max(axis=1, initial=0)
+        lead[leads.sum(axis=1) > 1] = 0
+        best = _line(self.best, first, np.where(first > 0, lead, 0))
+        other = _line(self.other, fits, np.minimum(fits - first[:, None], 0))
+        np.minimum(other, best[:, None], out=other)
+        odds: Floats = np.where(leads, best[:, None], other)
+        return odds
 
 
-def rivals(fits: Floats) -> Floats:
-    """For each topic of each photo the best fit among the other topics, at least 0: (N, topics)."""
-    topics = fits.shape[1]
-    if topics == 0 or len(fits) == 0:
-        return fits
-    first = fits.max(axis=1)
-    leads = fits == first[:, None]
-    alone = leads.sum(axis=1) == 1
-    second = np.where(leads, np.float32(0), fits).max(axis=1, initial=0)
-    np.maximum(first, 0, out=first)
-    best: Floats = np.where(leads, np.where(alone, second, first)[:, None], first[:, None])
-    return best
+def _line(weights: Weights, fit: Floats, lead: Floats) -> Floats:
+    a, b, c = (np.float32(weight) for weight in weights)
+    odds: Floats = a * fit + b * lead + c
+    return odds
 
 
 def fit_calibration(fits: Floats, label: npt.NDArray[np.intp], weight: npt.NDArray[np.float64]) -> Calibration:
     """The calibration that makes held-out `fits` (N, topics) most likely; deterministic.
 
-    `label` (N) is each photo's topic, or -1 for one that is in none; `weight` (N) is what each counts. Newton's method
-    on the logistic loss.
+    `label` (N) is each photo's topic, or -1 for one that is in none; `weight` (N) is what each counts.
     """
-    fits64 = fits.astype(np.float64)
-    x = np.stack([fits64, fits64 - rivals(fits), np.ones_like(fits64)], axis=-1).reshape(-1, 3)
-    y = (label[:, None] == np.arange(fits.shape[1])).astype(np.float64).ravel()
-    w = np.repeat(weight / weight.sum(), fits.shape[1])
+    count, topics = fits.shape
+    order = np.argsort(fits, axis=1)
+    rows = np.arange(count)
+    top = order[:, -1]
+    first = fits[rows, top].astype(np.float64)
+    second = fits[rows, order[:, -2]].astype(np.float64)
+    lead = np.where(first > 0, first - np.maximum(second, 0), 0)
+    best = _logistic(np.stack([first, lead, np.ones(count)], axis=1), top == label, weight)
+    cells = np.ones(fits.shape, np.bool_)
+    cells[rows, top] = False
+    rest = fits[cells].astype(np.float64)
+    behind = rest - np.repeat(first, topics - 1)
+    true = (label[:, None] == np.arange(topics))[cells]
+    other = _logistic(np.stack([rest, behind, np.ones(len(rest))], axis=1), true, np.repeat(weight, topics - 1))
+    return Calibration(best, other)
+
+
+def _logistic(x: npt.NDArray[np.float64], true: npt.NDArray[np.bool_], weight: npt.NDArray[np.float64]) -> Weights:
+    """Weights of a logistic regression of `true` (N) on x (N, 3), by Newton's method with a bound on each move."""
     theta = np.zeros(3)
+    w = weight / weight.sum()
     penalty = 1e-6 * np.eye(3)
-    for _ in range(100):
+    for _ in range(200):
         p = 1 / (1 + np.exp(-np.clip(x @ theta, -30, 30)))
-        gradient = x.T @ (w * (p - y)) + penalty @ theta
+        gradient = x.T @ (w * (p - true)) + penalty @ theta
         hessian = (x * (w * np.maximum(p * (1 - p), 1e-9))[:, None]).T @ x + penalty
         move = np.linalg.solve(hessian, gradient)
         theta -= move * min(1.0, 2.0 / max(float(np.abs(move).max()), 1e-12))
         if np.abs(move).max() < 1e-9:
             break
-    return Calibration(*(float(value) for value in theta))
+    first, second, third = (float(value) for value in theta)
+    return first, second, third
 
 
 def expected_calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int = 15) -> float:

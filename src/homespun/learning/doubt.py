@@ -40,8 +40,8 @@ class Signals:
         return loudest
 
 
-WEIGHTS = (1.0, 0.25, 0.6, 0.5)
-"""Of unsure, strange, alone and rejected in `doubt`; chosen on photos of topics and sources that no figure is from."""
+WEIGHTS = (1.0, 0.1, 0.15, 0.5)
+"""Of unsure, strange, alone and rejected in `doubt`. Confidence says most of it; see docs/learning.md."""
 
 
 def signals(

@@ -18,8 +18,10 @@ from homespun.learning.space import Floats
 
 TYPICAL = 0.65
 """Mean cosine between photos of a built-in topic and its prototype."""
-FEW = 0.25
+FEW = 0.35
 """How much of the shrinking of a prototype made from few photos is made up for: none 0, all 1 (see `_gain`)."""
+LEAN = 0.02
+"""Added to the fit of the family's own prototypes: built-in topics shaped the space, and fit better for that alone."""
 NO_FIT = np.float32(-1.0)
 """Fit of a topic that has no example yet: as far as a photo can be from a prototype."""
 
@@ -37,10 +39,11 @@ class TopicStatistics:
 
 @dataclass(frozen=True)
 class Head:
-    """Prototypes (K, d) and the topic (column) of each; the last `against` of them push away."""
+    """Prototypes (K, d) and the topic (column) of each: `builtin` ones first, and last `against` that push away."""
 
     prototypes: Floats
     column: npt.NDArray[np.intp]
+    builtin: int
     against: int
     topics: int
     calibration: Calibration
@@ -51,6 +54,7 @@ class Head:
         if len(self.column):
             near = self.prototypes @ matrix.T
             own = len(self.column) - self.against
+            near[self.builtin : own] += np.float32(LEAN)
             for row, column in zip(near[:own], self.column[:own], strict=True):
                 np.maximum(out[column], row, out=out[column])
             for row, column in zip(near[own:], self.column[own:], strict=True):
@@ -74,7 +78,8 @@ def fit_head(
     calibration: Calibration,
 ) -> Head:
     """The head for `topics`, whose order is that of its columns."""
-    prototypes, columns, against = [], [], 0
+    prototypes, columns = [], []
+    ends = []
     for statistics, few in ((builtin, 0.0), (positive, FEW), (negative, 0.0)):
         for column, name in enumerate(topics):
             found = statistics.get(name)
@@ -83,12 +88,13 @@ def fit_head(
             length = float(np.linalg.norm(found.total))
             prototypes.append(found.total / max(length, 1e-12) * _gain(found.count) ** few)
             columns.append(column)
-            against += statistics is negative
+        ends.append(len(columns))
     width = len(prototypes[0]) if prototypes else 0
     return Head(
         prototypes=np.array(prototypes, np.float32).reshape(len(columns), width),
         column=np.array(columns, np.intp),
-        against=against,
+        builtin=ends[0],
+        against=ends[2] - ends[1],
         topics=len(topics),
         calibration=calibration,
     )

@@ -26,7 +26,7 @@ UNSEEN = 0.8
 TILT = 0.25
 """How strongly axes on which topics differ count for more than others; 0 is plain whitening."""
 FOLDS = 4
-STRANGERS = 0.05
+STRANGERS = 0.03
 """Weight of a photo of a left-out topic beside one of a known topic when confidence is calibrated."""
 
 Labels = npt.NDArray[np.intp]

@@ -99,7 +99,13 @@ def read(path: Path) -> Content:
                 description["examples"], tensors["examples.coordinates"], strict=True
             )
         }
-        return Content(space, builtin, Calibration(**description["calibration"]), description["topics"], examples)
+        return Content(
+            space,
+            builtin,
+            Calibration(**{name: tuple(line) for name, line in description["calibration"].items()}),
+            description["topics"],
+            examples,
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{path}: incomplete learner ({error})") from error
 
