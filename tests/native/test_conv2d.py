@@ -66,6 +66,13 @@ CASES = [
     Case(batch=2, size=(7, 9), channels=(12, 18), kernel=(3, 3), pads=(1, 1, 1, 1), groups=3, activation="sigmoid"),
     Case(size=(5, 5), channels=(8, 24), groups=4, residual="after", activation="relu"),
     Case(size=(30, 30), channels=(64, 48), kernel=(3, 3), pads=(1, 1, 1, 1), activation="relu"),
+    Case(
+        batch=2, size=(9, 33), channels=(5, 20), kernel=(3, 3), pads=(1, 1, 1, 1), residual="after", activation="silu"
+    ),
+    Case(batch=2, size=(10, 40), channels=(4, 20), kernel=(3, 5), stride=(2, 1), dilation=(2, 1), pads=(2, 2, 2, 2)),
+    Case(size=(40, 30), channels=(6, 33), kernel=(4, 3), pads=(0, 0, 1, 2), residual="before"),
+    Case(batch=2, size=(31, 33), channels=(12, 16), stride=(2, 2), activation="relu"),
+    Case(size=(20, 20), channels=(300, 40), kernel=(3, 3), activation="relu"),
     Case(size=(3, 3), channels=(300, 64), kernel=(3, 3), pads=(1, 1, 1, 1)),
     Case(size=(6, 6), channels=(4, 4), kernel=(7, 7), pads=(3, 3, 3, 3)),
     Case(size=(2, 2), channels=(4, 4), kernel=(3, 3), pads=(3, 3, 3, 3)),

@@ -1,5 +1,8 @@
-// 2-D convolution over NHWC pixels as a matrix multiply. 1x1 convolutions multiply the input where it lies; others
-// gather the pixels under the window, a block of output pixels at a time, into this thread's part of the workspace.
+// 2-D convolution over NHWC pixels as a matrix multiply, in one of three ways:
+//  in place   1x1 convolutions multiply the input where it lies;
+//  by lines   the lines under the window of a pixel are contiguous, and neighbouring pixels' lines lie a stride apart:
+//             the multiply reads them as segments, out of the input or, at padded sides, out of a few padded lines;
+//  gathered   small maps, groups and dilation: what lies under the window is copied, a block of output pixels at a time.
 // Weights: HWIO, (kernel_h, kernel_w, channels / groups, out_channels), packed per group into panels.
 #include "gemm.hpp"
 
@@ -27,6 +30,24 @@ int64_t gather_rows(const Ints& d) {
 }
 
 int64_t gather_floats(const Ints& d) { return round_up(gather_rows(d) * inner_of(d), 16); }
+
+constexpr int64_t kMaxLines = 16;  // rows of the window, by lines
+constexpr int64_t kLineBytes = 384 << 10;
+
+bool hangs_over_sides(const Ints& d) {
+  return d.pad_left > 0 || (d.out_width - 1) * d.stride_w + d.kernel_w > d.width + d.pad_left;
+}
+// Floats of an input line as wide as the windows of an output line reach.
+int64_t line_floats(const Ints& d) { return ((d.out_width - 1) * d.stride_w + d.kernel_w) * d.channels; }
+// Lines that an output line needs, those between dilated rows included.
+int64_t ring_lines(const Ints& d) { return (d.kernel_h - 1) * d.dilation_h + 1; }
+// A thread's lines: the ring, and a line of zeros for rows above and below the image.
+int64_t lines_floats(const Ints& d) { return round_up((ring_lines(d) + 1) * line_floats(d), 16); }
+
+bool goes_by_lines(const Ints& d) {
+  return d.groups == 1 && d.dilation_w == 1 && d.kernel_h <= kMaxLines && d.out_width >= kTileRows &&
+         lines_floats(d) * 4 <= kLineBytes && inner_of(d) <= 4096;
+}
 
 HS_INLINE void copy_floats(const float* from, float* to, int64_t n) {
   int64_t i = 0;
@@ -76,62 +97,113 @@ void gather(const Ints& d, const float* input, int64_t group, int64_t begin, int
   }
 }
 
-void conv2d(const Context& context) {
+Gemm product_of(const Context& context, int64_t group) {
   const auto& d = ints_of<Ints>(context);
   const auto& p = operands_of<Operands>(context);
   const auto& f = floats_of<Floats>(context);
-  const float* input = p.input;
-  const float* weights = p.weights;
-  const float* bias = p.bias;
-  const float* residual = p.residual;
-  float* output = p.output;
-  const int64_t rows = d.batch * d.out_height * d.out_width;
-  const int64_t inner = inner_of(d), columns = d.out_channels / d.groups, channels = d.channels / d.groups;
+  const int64_t first = group * (d.out_channels / d.groups);
+  Gemm g{};
+  g.rows = d.batch * d.out_height * d.out_width;
+  g.columns = d.out_channels / d.groups;
+  g.inner = inner_of(d);
+  g.b = static_cast<const float*>(p.weights) + group * packed_floats(g.inner, g.columns);
+  g.b_inner = kPanel;
+  g.b_panel = g.inner * kPanel;
+  g.c = static_cast<float*>(p.output) + first;
+  g.c_row = d.out_channels;
+  g.epilogue = {p.bias.absent() ? nullptr : static_cast<const float*>(p.bias) + first,
+                p.residual.absent() ? nullptr : static_cast<const float*>(p.residual) + first,
+                d.out_channels,
+                d.residual_after != 0,
+                {static_cast<Activation>(d.activation), f.alpha, f.beta}};
+  return g;
+}
 
+// The same product for rows [begin, end) only.
+Gemm part_of(const Gemm& whole, int64_t begin, int64_t end) {
+  Gemm part = whole;
+  part.rows = end - begin;
+  part.c += begin * whole.c_row;
+  if (part.epilogue.residual != nullptr) part.epilogue.residual += begin * whole.epilogue.residual_row;
+  return part;
+}
+
+void run_by_lines(const Context& context) {
+  const auto& d = ints_of<Ints>(context);
+  const float* input = operands_of<Operands>(context).input;
+  const Gemm whole = product_of(context, 0);
+  const bool padded = hangs_over_sides(d);
+  const int64_t floats = line_floats(d), ring = ring_lines(d);
+  float* lines = static_cast<float*>(operands_of<Operands>(context).workspace) + context.thread * lines_floats(d);
+  float* zeros = lines + ring * floats;
+  clear_floats(lines, (ring + 1) * floats);
+  const int64_t before = d.pad_left * d.channels;
+  const int64_t copied = min_of(d.width * d.channels, floats - before);
+  const Range mine = share(d.batch * d.out_height, 1, context.thread, context.threads);
+  int64_t image = -1, filled = 0;  // lines of this image below `filled` are in the ring, or no longer needed
+  for (int64_t line = mine.begin; line < mine.end; ++line) {
+    if (line / d.out_height != image) image = line / d.out_height, filled = 0;
+    const float* const pixels = input + image * d.height * d.width * d.channels;
+    const int64_t top = line % d.out_height * d.stride_h - d.pad_top;
+    if (padded) {
+      filled = max_of(filled, max_of(0, top));
+      for (const int64_t end = min_of(d.height, top + ring); filled < end; ++filled)
+        copy_floats(pixels + filled * d.width * d.channels, lines + filled % ring * floats + before, copied);
+    }
+    const float* segments[kMaxLines];
+    for (int64_t i = 0; i < d.kernel_h; ++i) {
+      const int64_t from = top + i * d.dilation_h;
+      segments[i] = from < 0 || from >= d.height ? zeros
+                    : padded                     ? lines + from % ring * floats
+                                                 : pixels + from * d.width * d.channels;
+    }
+    Gemm part = part_of(whole, line * d.out_width, (line + 1) * d.out_width);
+    part.a = segments[0];
+    part.a_segments = segments;
+    part.segments = d.kernel_h;
+    part.a_row = d.stride_w * d.channels;
+    gemm(part, {0, part.rows}, {0, part.columns});
+  }
+}
+
+void run_gathered(const Context& context, int64_t group) {
+  const auto& d = ints_of<Ints>(context);
+  const Gemm whole = product_of(context, group);
+  float* gathered = static_cast<float*>(operands_of<Operands>(context).workspace) + context.thread * gather_floats(d);
+  const int64_t block = gather_rows(d);
+  // Few pixels: share the output channels out instead, and let each thread gather for itself.
+  const bool by_columns = whole.rows < 4 * context.threads * kTileRows && whole.columns >= context.threads * kPanel;
+  const Range mine = by_columns ? Range{0, whole.rows} : share(whole.rows, kTileRows, context.thread, context.threads);
+  const Range panel = by_columns ? share(whole.columns, kPanel, context.thread, context.threads) : Range{0, whole.columns};
+  for (int64_t begin = mine.begin; begin < mine.end; begin += block) {
+    const int64_t end = min_of(mine.end, begin + block);
+    gather(d, operands_of<Operands>(context).input, group, begin, end, gathered);
+    Gemm part = part_of(whole, begin, end);
+    part.a = gathered;
+    part.a_row = whole.inner;
+    gemm(part, {0, part.rows}, panel);
+  }
+}
+
+void conv2d(const Context& context) {
+  const auto& d = ints_of<Ints>(context);
+  if (!reads_in_place(d) && goes_by_lines(d)) return run_by_lines(context);
   for (int64_t group = 0; group < d.groups; ++group) {
-    Gemm g{};
-    g.rows = rows;
-    g.columns = columns;
-    g.inner = inner;
-    g.b = weights + group * packed_floats(inner, columns);
-    g.b_inner = kPanel;
-    g.b_panel = inner * kPanel;
-    g.c = output + group * columns;
-    g.c_row = d.out_channels;
-    g.epilogue = {bias == nullptr ? nullptr : bias + group * columns,
-                  residual == nullptr ? nullptr : residual + group * columns,
-                  d.out_channels,
-                  d.residual_after != 0,
-                  {static_cast<Activation>(d.activation), f.alpha, f.beta}};
-    if (reads_in_place(d)) {
-      g.a = input + group * channels;
-      g.a_row = d.channels;
-      gemm(g, context.thread, context.threads);
+    if (!reads_in_place(d)) {
+      run_gathered(context, group);
       continue;
     }
-    float* gathered = static_cast<float*>(p.workspace) + context.thread * gather_floats(d);
-    const int64_t block = gather_rows(d);
-    // Few pixels: share the output channels out instead, and let each thread gather for itself.
-    const bool by_columns = rows < 4 * context.threads * kTileRows && columns >= context.threads * kPanel;
-    const Range mine = by_columns ? Range{0, rows} : share(rows, kTileRows, context.thread, context.threads);
-    const Range panel = by_columns ? share(columns, kPanel, context.thread, context.threads) : Range{0, columns};
-    for (int64_t begin = mine.begin; begin < mine.end; begin += block) {
-      const int64_t end = min_of(mine.end, begin + block);
-      gather(d, input, group, begin, end, gathered);
-      Gemm part = g;
-      part.rows = end - begin;
-      part.a = gathered;
-      part.a_row = inner;
-      part.c = g.c + begin * g.c_row;
-      if (residual != nullptr) part.epilogue.residual = g.epilogue.residual + begin * d.out_channels;
-      gemm(part, {0, end - begin}, panel);
-    }
+    Gemm g = product_of(context, group);
+    g.a = static_cast<const float*>(operands_of<Operands>(context).input) + group * (d.channels / d.groups);
+    g.a_row = d.channels;
+    gemm(g, context.thread, context.threads);
   }
 }
 
 int64_t workspace_bytes(const int64_t* ints, int threads) {
   const Ints& d = *reinterpret_cast<const Ints*>(ints);
-  return reads_in_place(d) ? 0 : threads * gather_floats(d) * 4;
+  if (reads_in_place(d)) return 0;
+  return threads * (goes_by_lines(d) ? lines_floats(d) : gather_floats(d)) * 4;
 }
 
 int64_t packed_bytes(const int64_t* ints) {

@@ -9,11 +9,13 @@ constexpr int64_t kInnerBlock = 2048;
 constexpr int64_t kRowBlockBytes = 256 << 10;
 
 struct Tile {
-  const float* a;
+  const float* const* a;  // where each segment of the first row's A begins, less a_offset
+  int64_t a_offset;
   int64_t a_row;
+  int64_t segments;
   const float* b;
   int64_t b_inner;
-  int64_t inner;
+  int64_t inner;  // of a segment
   const float* start;  // the sums begin with these values (C, or a residual), or null
   int64_t start_row;
   const float* bias;  // and with these, per column, or null
@@ -47,18 +49,20 @@ void run_tile(const Tile& t) {
       for (int v = 0; v < kVectors; ++v) sum[r][v] += read(start + r * start_row, v);
   }
 
-  const float* a = t.a;
   const float* b = t.b;
-  const int64_t a_row = t.a_row;
-  for (int64_t k = 0; k < t.inner; ++k, b += t.b_inner, ++a) {
-    Vec row[kVectors];
+  const int64_t a_row = t.a_row, b_inner = t.b_inner;
+  for (int64_t s = 0; s < t.segments; ++s) {
+    const float* a = t.a[s] + t.a_offset;
+    for (const float* const a_end = a + t.inner; a != a_end; ++a, b += b_inner) {
+      Vec row[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) row[v] = load(b + v * kWidth);
+      for (int v = 0; v < kVectors; ++v) row[v] = load(b + v * kWidth);
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const Vec x = broadcast(a[r * a_row]);
+      for (int r = 0; r < kRows; ++r) {
+        const Vec x = broadcast(a[r * a_row]);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum[r][v] += x * row[v];
+        for (int v = 0; v < kVectors; ++v) sum[r][v] += x * row[v];
+      }
     }
   }
 
@@ -122,7 +126,7 @@ void gemm(const Gemm& g, Range rows, Range columns) {
   const bool in_registers = is_clip(end.activation.kind);
   const bool adds_after = end.residual != nullptr && end.residual_after;
   // A residual that is added last must not be overwritten by partial sums where C takes its place.
-  const int64_t inner_blocks = adds_after ? 1 : max_of(1, divide_up(g.inner, kInnerBlock));
+  const int64_t inner_blocks = adds_after || g.segments > 1 ? 1 : max_of(1, divide_up(g.inner, kInnerBlock));
   const int64_t inner_block = divide_up(g.inner, inner_blocks);
   const int64_t count = rows.end - rows.begin;
   const int64_t block_rows = max_of(kTileRows, kRowBlockBytes / (max_of(1, inner_block) * 4) / kTileRows * kTileRows);
@@ -136,7 +140,9 @@ void gemm(const Gemm& g, Range rows, Range columns) {
     Tile tile{};
     tile.a_row = g.a_row;
     tile.b_inner = g.b_inner;
-    tile.inner = min_of(inner_block, g.inner - k);
+    tile.segments = g.segments;
+    tile.a = g.segments > 1 ? g.a_segments : &g.a;
+    tile.inner = g.segments > 1 ? g.inner / g.segments : min_of(inner_block, g.inner - k);
     tile.c_row = buffered ? kPanel : g.c_row;
     tile.residual_row = end.residual_row;
     tile.limits = limits_of(last ? end.activation : ActivationSpec{Activation::none, 0, 0});
@@ -156,7 +162,7 @@ void gemm(const Gemm& g, Range rows, Range columns) {
           const int64_t m_end = block_begin + (block_end - block_begin) * (i + 1) / tiles;
           float* c = g.c + m * g.c_row + n;
           const float* residual = end.residual == nullptr ? nullptr : end.residual + m * end.residual_row + n;
-          tile.a = g.a + m * g.a_row + k;
+          tile.a_offset = m * g.a_row + k;
           tile.c = buffered ? buffer : c;
           if (!first || g.accumulate) {
             tile.start = c;
