@@ -86,20 +86,29 @@ void quantize_windows(const Ints& d, const float* input, int64_t group, Range pi
   const bool together = (d.groups == 1 || d.kernel_w == 1) && (d.dilation_w == 1 || d.kernel_w == 1);
   int64_t x = pixels.begin % d.out_width, y = pixels.begin / d.out_width % d.out_height;
   int64_t image = pixels.begin / d.out_width / d.out_height;
+  int64_t top = y * d.stride_h - d.pad_top, left = x * d.stride_w - d.pad_left;
+  const auto line_inside = [&] { return together && top >= 0 && top + (d.kernel_h - 1) * d.dilation_h < d.height; };
+  const auto line_start = [&] { return input + (image * d.height + top) * row + group * channels; };
+  bool inside = line_inside();
+  const float* start = line_start();
   Lines lines[kQuantizedRows];
   for (int64_t m = pixels.begin; m < pixels.end; m += kQuantizedRows) {
     const int64_t count = min_of(kQuantizedRows, pixels.end - m);
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t top = y * d.stride_h - d.pad_top, left = x * d.stride_w - d.pad_left;
-      if (together && top >= 0 && top + (d.kernel_h - 1) * d.dilation_h < d.height && left >= 0 && left + d.kernel_w <= d.width) {
-        lines[i] = {input + (image * d.height + top) * row + left * d.channels + group * channels, row * d.dilation_h};
+      if (inside && left >= 0 && left + d.kernel_w <= d.width) {
+        lines[i] = {start + left * d.channels, row * d.dilation_h};
       } else {
         lines[i] = {windows + i * inner, run};
         gather_window<float>(d, input, group, m + i, windows + i * inner);
       }
+      left += d.stride_w;
       if (++x == d.out_width) {
         x = 0;
+        left = -d.pad_left;
         if (++y == d.out_height) y = 0, ++image;
+        top = y * d.stride_h - d.pad_top;
+        inside = line_inside();
+        start = line_start();
       }
     }
     quantize_rows(lines, count, d.kernel_h, run, d.input_non_negative != 0,

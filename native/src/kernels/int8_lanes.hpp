@@ -77,6 +77,13 @@ struct Lanes<16> {
     __builtin_memcpy(p, &bytes, 4);
   }
   HS_INLINE void store_truncated(uint8_t* p, Ints v) { store_narrow(p, v); }
+  // As many bytes as there are lanes.
+  HS_INLINE Ints widen(const uint8_t* p) {
+    int32_t bytes;
+    __builtin_memcpy(&bytes, p, 4);
+    const Raw words = _mm_unpacklo_epi8(_mm_cvtsi32_si128(bytes), _mm_setzero_si128());
+    return Ints(_mm_unpacklo_epi16(words, _mm_setzero_si128()));
+  }
 };
 #endif
 
@@ -141,6 +148,9 @@ struct Lanes<32> {
   }
   HS_INLINE void store_truncated(uint8_t* p, Ints v) { store_narrow(p, v); }
   HS_INLINE void store_first(void* p, Ints v, int quarters) { __builtin_memcpy(p, &v, static_cast<size_t>(quarters) * 8); }
+  HS_INLINE Ints widen(const uint8_t* p) {
+    return Ints(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  }
 };
 #endif
 
@@ -206,6 +216,9 @@ struct Lanes<64> {
     } else {
       _mm512_mask_storeu_epi32(p, static_cast<__mmask16>((1u << (4 * quarters)) - 1u), Raw(v));
     }
+  }
+  HS_INLINE Ints widen(const uint8_t* p) {
+    return Ints(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   }
 };
 #endif
@@ -300,6 +313,7 @@ struct Lanes<16> {
     const Ints bytes = narrow(v, v, v, v);
     __builtin_memcpy(p, &bytes, 4);
   }
+  HS_INLINE Ints widen(const uint8_t* p) { return Ints{p[0], p[1], p[2], p[3]}; }
   HS_INLINE void store_truncated(uint8_t* p, Ints v) { store_narrow(p, v); }
   HS_INLINE void store_first(void* p, Ints v, int quarters) { __builtin_memcpy(p, &v, static_cast<size_t>(quarters) * 4); }
 };

@@ -23,19 +23,24 @@ HS_INLINE void largest_of_four(const Vec* v, float* largest) {
 #endif
 }
 
-// `kCount` rows; `rest` floats follow the last whole vector of each line.
-template <int kCount>
+// `kCount` rows. `kShort`: a line is one vector, or less.
+template <int kCount, bool kShort>
 void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, uint8_t* codes, int64_t code_row, float* scales) {
-  const int64_t whole = n / kWidth * kWidth, rest = n - whole;
+  const int64_t whole = kShort ? 0 : n / kWidth * kWidth, rest = n - whole;
   const IntVec magnitude = broadcast_int(non_negative ? -1 : 0x7fffffff);
   Vec most[kQuantizedRows] = {};
-  for (int64_t line = 0; line < lines; ++line)
 #pragma GCC unroll 4
-    for (int r = 0; r < kCount; ++r) {
-      const float* x = rows[r].first + line * rows[r].step;
-      for (int64_t i = 0; i < whole; i += kWidth) most[r] = max_of(most[r], as_floats(as_ints(load(x + i)) & magnitude));
-      if (rest > 0) most[r] = max_of(most[r], as_floats(as_ints(load_part(x + whole, rest)) & magnitude));
+  for (int r = 0; r < kCount; ++r) {
+    const float* x = rows[r].first;
+    const int64_t step = rows[r].step;
+    Vec m = zero();
+    for (int64_t line = 0; line < lines; ++line, x += step) {
+      if constexpr (!kShort)
+        for (int64_t i = 0; i < whole; i += kWidth) m = max_of(m, as_floats(as_ints(load(x + i)) & magnitude));
+      if (kShort || rest > 0) m = max_of(m, as_floats(as_ints(load_part(x + whole, rest)) & magnitude));
     }
+    most[r] = m;
+  }
   float largest[kQuantizedRows], factors[kQuantizedRows];
   largest_of_four(most, largest);
   const float top = non_negative ? 255.0f : 127.0f;
@@ -49,14 +54,23 @@ void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, ui
 #pragma GCC unroll 4
   for (int r = 0; r < kCount; ++r) {
     const Vec factor = broadcast(factors[r]);
-    const auto code = [&](Vec v) __attribute__((always_inline)) { return IntVec(Wide::rounded(v * factor)) + zero_code; };
+    const float* x = rows[r].first;
+    const int64_t step = rows[r].step;
     uint8_t* to = codes + r * code_row;
-    for (int64_t line = 0; line < lines; ++line, to += n) {
-      const float* x = rows[r].first + line * rows[r].step;
-      for (int64_t i = 0; i < whole; i += kWidth) Wide::store_truncated(to + i, code(load(x + i)));
-      if (rest > 0) Wide::store_truncated(to + whole, code(load_part(x + whole, rest)));
+    for (int64_t line = 0; line < lines; ++line, to += n, x += step) {
+      if constexpr (!kShort)
+        for (int64_t i = 0; i < whole; i += kWidth)
+          Wide::store_truncated(to + i, Wide::Ints(IntVec(Wide::rounded(load(x + i) * factor)) + zero_code));
+      if (kShort || rest > 0)
+        Wide::store_truncated(to + whole, Wide::Ints(IntVec(Wide::rounded(load_part(x + whole, rest) * factor)) + zero_code));
     }
   }
+}
+
+template <int kCount>
+void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, uint8_t* codes, int64_t code_row, float* scales) {
+  const auto run = n <= kWidth ? quantize<kCount, true> : quantize<kCount, false>;
+  run(rows, lines, n, non_negative, codes, code_row, scales);
 }
 
 }  // namespace
