@@ -209,7 +209,7 @@ class Judged:
         """Expected calibration error, and the bins that it is made of."""
         return {
             "error": expected_calibration_error(self.confidence, self.right),
-            "bins": reliability(self.confidence, self.right),
+            "bins": [list(each) for each in reliability(self.confidence, self.right)],
         }
 
 

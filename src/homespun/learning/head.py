@@ -21,7 +21,7 @@ TYPICAL = 0.65
 FEW = 0.35
 """How much of the shrinking of a prototype made from few photos is made up for: none 0, all 1 (see `_gain`)."""
 LEAN = 0.02
-"""Added to the fit of the family's own prototypes: built-in topics shaped the space, and fit better for that alone."""
+"""Added to the fit of a topic that isn't built in: built-in ones shaped the space, and fit better for that alone."""
 NO_FIT = np.float32(-1.0)
 """Fit of a topic that has no example yet: as far as a photo can be from a prototype."""
 
@@ -39,11 +39,11 @@ class TopicStatistics:
 
 @dataclass(frozen=True)
 class Head:
-    """Prototypes (K, d) and the topic (column) of each: `builtin` ones first, and last `against` that push away."""
+    """Prototypes (K, d), the topic (column) of each and what is added to its fit; the last `against` push away."""
 
     prototypes: Floats
     column: npt.NDArray[np.intp]
-    builtin: int
+    bonus: Floats
     against: int
     topics: int
     calibration: Calibration
@@ -53,8 +53,8 @@ class Head:
         out = np.full((self.topics, len(matrix)), NO_FIT, np.float32)
         if len(self.column):
             near = self.prototypes @ matrix.T
+            near += self.bonus[:, None]
             own = len(self.column) - self.against
-            near[self.builtin : own] += np.float32(LEAN)
             for row, column in zip(near[:own], self.column[:own], strict=True):
                 np.maximum(out[column], row, out=out[column])
             for row, column in zip(near[own:], self.column[own:], strict=True):
@@ -78,23 +78,25 @@ def fit_head(
     calibration: Calibration,
 ) -> Head:
     """The head for `topics`, whose order is that of its columns."""
-    prototypes, columns = [], []
-    ends = []
-    for statistics, few in ((builtin, 0.0), (positive, FEW), (negative, 0.0)):
+    prototypes, columns, bonus = [], [], []
+    against = 0
+    for statistics in (builtin, positive, negative):
         for column, name in enumerate(topics):
             found = statistics.get(name)
             if found is None or not found.count:
                 continue
-            length = float(np.linalg.norm(found.total))
-            prototypes.append(found.total / max(length, 1e-12) * _gain(found.count) ** few)
+            new = statistics is positive and name not in builtin
+            length = max(float(np.linalg.norm(found.total)), 1e-12)
+            prototypes.append(found.total / length * (_gain(found.count) ** FEW if new else 1.0))
             columns.append(column)
-        ends.append(len(columns))
+            bonus.append(LEAN if new else 0.0)
+            against += statistics is negative
     width = len(prototypes[0]) if prototypes else 0
     return Head(
         prototypes=np.array(prototypes, np.float32).reshape(len(columns), width),
         column=np.array(columns, np.intp),
-        builtin=ends[0],
-        against=ends[2] - ends[1],
+        bonus=np.array(bonus, np.float32),
+        against=against,
         topics=len(topics),
         calibration=calibration,
     )

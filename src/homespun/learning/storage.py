@@ -65,11 +65,9 @@ def encode(
         **(extra or {}),
     }
     digest = _digest(tensors, description)
-    metadata = {
-        "format": FORMAT,
-        "sha256": digest,
-        "description": json.dumps(description, ensure_ascii=False, sort_keys=True),
-    }
+    about = {"format": FORMAT, "sha256": digest, "description": description}
+    # One entry: safetensors writes several in an order that changes from run to run.
+    metadata = {"homespun": json.dumps(about, ensure_ascii=False, sort_keys=True)}
     return save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata)
 
 
@@ -77,16 +75,17 @@ def read(path: Path) -> Content:
     """Reads what `write` wrote. Raises FormatError that names the file when anything in it is not as it should be."""
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
+            text = (file.metadata() or {}).get("homespun", "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise FormatError(f"{path}: not a whole safetensors file ({error})") from error
-    if metadata.get("format") != FORMAT:
-        raise FormatError(f"{path}: format {metadata.get('format')!r}; expected {FORMAT!r}")
+        raise FormatError(f"{path}: damaged, or not a safetensors file ({error})") from error
     try:
-        description = json.loads(metadata["description"])
-        if _digest(tensors, description) != metadata["sha256"]:
-            raise FormatError(f"{path}: its checksum does not match; the file was changed or damaged")
+        about = json.loads(text)
+        if about.get("format") != FORMAT:
+            raise FormatError(f"{path}: format {about.get('format')!r}; expected {FORMAT!r}")
+        description = about["description"]
+        if _digest(tensors, description) != about["sha256"]:
+            raise FormatError(f"{path}: damaged: its checksum does not match what it holds")
         space = FeatureSpace(tensors["space.mean"], tensors["space.projection"])
         totals, counts = tensors["builtin.total"], tensors["builtin.count"]
         builtin = {
@@ -106,8 +105,8 @@ def read(path: Path) -> Content:
             description["topics"],
             examples,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path}: incomplete learner ({error})") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{path}: damaged: incomplete learner ({error})") from error
 
 
 def read_builtin(path: Path) -> tuple[FeatureSpace, dict[str, TopicStatistics], Calibration]:
