@@ -32,6 +32,7 @@ CONSTANT_LIKE = Operator(
     lambda a, ins: [TensorType(_like_first(a, ins)[0].shape)],
     {"value": REQUIRED},
     lower=_lower_constant,
+    gradient=lambda build, node, grads: [None],
 )
 
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from homespun.compile.training import Mode
 from homespun.errors import BudgetError, OptionError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def choose(trainer: Trainer, budget: int) -> Choice:
 
 def _fit(trainer: Trainer, micro: int, size: int, budget: int) -> tuple[Choice | None, int]:
     """(the choice with the fewest layers computed again that fits, or None; bytes of the smallest tried)."""
-    mode = "gradients" if micro else "step"
+    mode: Mode = "gradients" if micro else "step"
 
     def needed(recompute: tuple[str, ...] | None) -> int:
         arena = trainer.planned(mode, size, recompute).plan.size

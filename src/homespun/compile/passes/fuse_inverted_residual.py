@@ -10,6 +10,8 @@ Rule 2: if a plain 1x1 `conv2d` alone feeds it, and nobody else reads that resul
 
 from __future__ import annotations
 
+from typing import Any
+
 from homespun.graph import Graph, Node, infer
 from homespun.graph.operator import attributes
 
@@ -43,8 +45,10 @@ def fuse_inverted_residual(graph: Graph) -> bool:
             continue
         expand = producers.get(middle.inputs[0])
         takes = expand is not None and pointwise(expand) and len(expand.inputs) <= 3 and private(middle.inputs[0])
+        first: tuple[str, ...] = ("", "")
+        first_epilogue: dict[str, Any] = {"activation": "none", "alpha": 0.0, "beta": 0.0}
         if expand is None or not takes:
-            x, first, first_epilogue = middle.inputs[0], ("", ""), {"activation": "none", "alpha": 0.0, "beta": 0.0}
+            x = middle.inputs[0]
         else:
             x, *first_weights = expand.inputs
             first, first_epilogue = (*first_weights, "")[:2], attributes(expand)

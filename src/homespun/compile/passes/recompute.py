@@ -2,7 +2,7 @@
 first copy die after its last forward reader.
 
 Rule 1: the layer is a forward layer (`train_conv2d`, `train_linear`); its input is kept, or computed again by a layer
-whose own input is kept: at most `LONGEST_CHAIN` layers in a row, so that what is computed again at one time stays small.
+whose own input is kept: at most `LONGEST_CHAIN` layers in a row, so that little is computed again at one time.
 Rule 2: the copy runs just before the first backward node that needs it, or a copy that needs it.
 Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
 """
