@@ -12,7 +12,7 @@ SIDE = 224
 
 
 def crops(read: Callable[[str], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Pixels (N, 224, 224, 3): the centre and the top left corner of each photo. `read` gives a photo's pixels by name."""
+    """Pixels (N, 224, 224, 3): centre and top left corner of each photo. `read` gives a photo's pixels by name."""
     result = []
     for name in NAMES:
         photo = read(name)[:, :, :3]

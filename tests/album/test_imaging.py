@@ -369,12 +369,29 @@ def test_previews_carry_no_metadata(tmp_path: Path) -> None:
         assert set(image.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi"}
 
 
-def test_model_input_is_the_middle_of_the_picture() -> None:
-    ramp = Image.fromarray(np.tile(np.arange(640, dtype=np.uint8).astype(float) % 256, (480, 1)).astype(np.uint8))
-    wide = Image.new("RGB", (512, 256), (0, 0, 0))
-    wide.paste((255, 255, 255), (128 + 16, 16, 128 + 240, 240))
-    assert model_input(wide).min() == 255
-    assert model_input(ramp.convert("RGB")).shape == (224, 224, 3)
+@pytest.mark.parametrize(
+    ("width", "height", "kept"), [(600, 400, 490), (400, 600, 490), (500, 500, 500), (4000, 10, 200)]
+)
+def test_model_input_crops_half_of_the_way_and_squeezes_the_rest(width: int, height: int, kept: int) -> None:
+    inside = (min(width, kept), min(height, kept))
+    picture = Image.new("RGB", (width, height), (0, 0, 0))
+    left, top = (width - inside[0]) // 2, (height - inside[1]) // 2
+    picture.paste((255, 255, 255), (left, top, left + inside[0], top + inside[1]))
+    seen = model_input(picture)
+    assert seen.shape == (224, 224, 3) and seen.dtype == np.uint8
+    assert seen[2:-2, 2:-2].min() == 255  # all of what is kept, and no more than that
+    picture = Image.new("RGB", (width, height), (255, 255, 255))
+    picture.paste((0, 0, 0), (left + 8, top + 8, left + inside[0] - 8, top + inside[1] - 8)) if kept > 200 else None
+    assert model_input(picture)[[0, -1]].min() == 255 and model_input(picture)[:, [0, -1]].min() == 255
+
+
+def test_model_input_keeps_proportions_where_it_can() -> None:
+    assert (
+        difference(
+            model_input(noise(500, 500)), np.asarray(noise(500, 500).resize((224, 224), Image.Resampling.BICUBIC))
+        )
+        < 1
+    )
 
 
 def test_reduced_decoding_changes_little(tmp_path: Path) -> None:

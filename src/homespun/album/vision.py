@@ -26,7 +26,7 @@ BACKBONE = "backbone.hsp"
 #: Photos that run through the network at once.
 BATCH = 8
 #: Raise when `imaging.model_input`, or how pixels become the network's input, changes what features come out.
-_PREPROCESSING = 1
+_PREPROCESSING = 2
 _WEIGHTS = "int8"
 
 

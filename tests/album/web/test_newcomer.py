@@ -138,7 +138,6 @@ def test_a_newcomers_first_evening(evening: Evening, open_page: OpenPage) -> Non
         page.locator(f'.tile[data-photo="{evening.number(name)}"]').focus()
         press(page, "Enter")
     page.get_by_role("button", name="They show…").click()
-    evening.picture(page, "picker")
     page.get_by_role("button", name="New topic…").click()
     page.keyboard.type("Grandpa's motorcycle")
     press(page, "Enter")

@@ -12,22 +12,25 @@ THUMBNAIL_LONG_SIDE = 480
 THUMBNAIL_QUALITY = 82
 
 MODEL_SIZE = 224
-# The network was trained on the middle of a picture whose short side is this.
+# What a reduced picture must keep on its short side for the network: a little more than it is given.
 MODEL_SHORT_SIDE = 256
 
 
 def model_input(image: Image.Image) -> npt.NDArray[np.uint8]:
     """The network's input from an upright RGB picture of any size: uint8 (224, 224, 3).
 
-    The middle square that a 224-pixel crop of the picture scaled to a short side of 256 would show, resampled once
-    (bicubic, antialiased).
+    A picture that is not square is brought halfway to a square by leaving out the ends of its long side, and the rest
+    of the way by squeezing it: 3:2 loses 18 % of its width rather than the 33 % of a square crop. On family photos,
+    that gave more accurate topics, known and new, than cropping, squeezing or padding alone. Resampled once (bicubic,
+    antialiased).
     """
     width, height = image.size
-    side = min(width, height) * MODEL_SIZE / MODEL_SHORT_SIDE
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    crop = image.resize((MODEL_SIZE, MODEL_SIZE), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
-    return np.asarray(crop, dtype=np.uint8)
+    kept = (width * height) ** 0.5  # of the long side: the geometric mean of both
+    across, down = (kept, height) if width > height else (width, kept)
+    left, top = (width - across) / 2, (height - down) / 2
+    box = (left, top, left + across, top + down)
+    picture = image.resize((MODEL_SIZE, MODEL_SIZE), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    return np.asarray(picture, dtype=np.uint8)
 
 
 def fit(image: Image.Image, long_side: int, full_size: tuple[int, int] | None = None) -> Image.Image:
