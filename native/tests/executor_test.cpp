@@ -140,7 +140,7 @@ void abort_ends_a_run_that_runs_or_is_paused() {
     Program program = make(200000, 4096, 2);
     int64_t next = -1;
     std::thread runner([&] { next = run(program); });
-    std::this_thread::sleep_for(kMoment);
+    while (program.state() != hs::RunState::running) std::this_thread::yield();
     if (paused) {
       program.pause();
       while (program.state() != hs::RunState::paused) std::this_thread::yield();

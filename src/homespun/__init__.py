@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from homespun.training import metrics as metrics
     from homespun.training import optim as optim
     from homespun.training import schedules as schedules
-    from homespun.training import splice as splice
+    from homespun.training.splice import splice as splice
 
 __version__ = "0.1.0"
 

@@ -45,8 +45,8 @@ def evaluate(
     if (test is None) == (split_by is None):
         raise typer.BadParameter("give either --test DIR or --split-by CSV")
     counts = _numbers(shots)
+    import homespun.learning.evaluate as evaluation
     from homespun.album.vision import Embedder
-    from homespun.learning import evaluate as evaluation
 
     result = evaluation.run(known, test, counts, seeds, out, embed=Embedder().embed, split_by=split_by, quiet=as_json)
     if as_json:
