@@ -28,7 +28,7 @@ def write_photos(root: Path, topics: Sequence[str], each: int, seed: int = 0) ->
         (root / topic).mkdir(parents=True)
         look = np.random.default_rng(sum(map(ord, topic))).uniform(100, 155, (2, 2, 3))
         for number in range(each):
-            pixels = np.kron(look, np.ones((4, 4, 1))) + random.normal(0, 45, (8, 8, 3))
+            pixels = np.kron(look, np.ones((4, 4, 1))) + random.normal(0, 30, (8, 8, 3))
             image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
             image.save(root / topic / f"{topic}_{number:02}.png")
 

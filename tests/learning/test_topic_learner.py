@@ -119,24 +119,33 @@ def test_an_empty_learner_learns_from_nothing_but_examples() -> None:
     assert (guess == np.array(TOPICS)).mean() > 0.95
 
 
-def test_a_rejection_pushes_away_what_is_like_it_and_nothing_else() -> None:
+def test_a_rejection_pushes_away_what_is_like_it_and_little_else() -> None:
     learner = BUILTIN.learner()
     column = learner.topics.index("t0")
-    before = learner.scores(FEATURES)[:, column]
-    learner.learn("p", FEATURES[0], negative=["t0"])
-    after = learner.scores(FEATURES)[:, column]
-    assert after[0] < before[0] and not learner.present(FEATURES[:1])[0, column]
-    assert np.allclose(after[12:48], before[12:48], atol=0.5)
+    between = (0.6 * FEATURES[0] + 0.4 * FEATURES[12])[None]
+    before, others = learner.scores(between)[0, column], learner.present(FEATURES[:12])[:, column]
+    assert learner.present(between)[0, column] and others.all()
+    learner.learn("p", between[0], negative=["t0"])
+    assert learner.scores(between)[0, column] < before - 1 and not learner.present(between)[0, column]
+    assert learner.present(FEATURES[1:12])[:, column].all()
+    learner.forget("p")
+    assert learner.scores(between)[0, column] == before
 
 
-def test_a_photo_may_be_in_several_topics_and_in_none() -> None:
+def test_a_photo_may_be_in_several_topics() -> None:
     learner = BUILTIN.learner()
     for row in range(6):
         learner.learn(str(row), FEATURES[row], positive=["t0", "outdoors"])
-    fits = learner.scores(FEATURES[6:12])
-    assert {learner.topics[column] for column in fits.argsort(axis=1)[:, -2:].ravel()} == {"t0", "outdoors"}
-    stranger = np.full((1, DIMENSIONS), 0.7, np.float32)
-    assert not learner.present(stranger).any()
+    best = learner.scores(FEATURES[6:12]).argsort(axis=1)[:, -2:]
+    assert {learner.topics[column] for column in best.ravel()} == {"t0", "outdoors"}
+
+
+def test_photos_unlike_anything_known_are_in_no_topic_more_often() -> None:
+    features, topics = gaussian_topics(12, 20, seed=7, spread=0.6)
+    learner = fit_builtin(features[:180], topics[:180], rank=24).learner()
+    known, strangers = (learner.confidences(part).max(axis=1) for part in (features[:180], features[180:]))
+    assert np.median(strangers) < np.median(known) - 0.2
+    assert (strangers < 0.5).mean() > (known < 0.5).mean() + 0.1
 
 
 def test_prepared_features_score_like_raw_ones_in_half_precision_too() -> None:

@@ -22,6 +22,8 @@ FEW = 0.35
 """How much of the shrinking of a prototype made from few photos is made up for: none 0, all 1 (see `_gain`)."""
 LEAN = 0.02
 """Added to the fit of a topic that isn't built in: built-in ones shaped the space, and fit better for that alone."""
+PUSH = 3.0
+"""By how much a photo's fit falls for being nearer to what was rejected than to the topic."""
 NO_FIT = np.float32(-1.0)
 """Fit of a topic that has no example yet: as far as a photo can be from a prototype."""
 
@@ -58,7 +60,7 @@ class Head:
             for row, column in zip(near[:own], self.column[:own], strict=True):
                 np.maximum(out[column], row, out=out[column])
             for row, column in zip(near[own:], self.column[own:], strict=True):
-                out[column] -= np.maximum(row - out[column], 0)
+                out[column] -= np.float32(PUSH) * np.maximum(row - out[column], 0)
         return out.T
 
     def log_odds(self, matrix: Floats) -> Floats:
