@@ -56,7 +56,8 @@ def test_csv_has_a_row_for_each_photo(album, tmp_path):
         "红色",
         "",
     )
-    assert first["confidences"].startswith("red=0.")
+    name, confidence = first["confidences"].split("=")
+    assert name == "red" and 0.5 < float(confidence) <= 1
     assert (second["path"], second["topics"], second["confirmed"], second["rejected"]) == (
         '/photos/odd "name", <b>.jpg',
         "green",
