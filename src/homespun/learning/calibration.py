@@ -30,21 +30,20 @@ class Calibration:
         """Log-odds (N, topics) float32 of fits (N, topics). No topic is more likely than the one that fits best."""
         if fits.shape[1] == 0 or len(fits) == 0:
             return fits
-        first = fits.max(axis=1)
-        leads = fits == first[:, None]
-        lead = first - np.where(leads, np.float32(-np.inf), fits).max(axis=1, initial=0)
-        lead[leads.sum(axis=1) > 1] = 0
-        best = _line(self.best, first, np.where(first > 0, lead, 0))
-        other = _line(self.other, fits, np.minimum(fits - first[:, None], 0))
-        np.minimum(other, best[:, None], out=other)
-        odds: Floats = np.where(leads, best[:, None], other)
-        return odds
-
-
-def _line(weights: Weights, fit: Floats, lead: Floats) -> Floats:
-    a, b, c = (np.float32(weight) for weight in weights)
-    odds: Floats = a * fit + b * lead + c
-    return odds
+        columns = fits.T
+        top, photos = columns.argmax(axis=0), np.arange(len(fits))
+        first = columns[top, photos]
+        rest = columns.copy()
+        rest[top, photos] = 0
+        lead = np.where(first > 0, first - rest.max(axis=0), 0)  # others count from 0: a lead over nothing is the fit
+        a, b, c = (np.float32(weight) for weight in self.best)
+        best = a * first + b * np.maximum(lead, 0) + c
+        a, b, c = (np.float32(weight) for weight in self.other)
+        odds: Floats = np.multiply(columns, a + b, out=rest)
+        odds += c - b * first
+        np.minimum(odds, best, out=odds)
+        odds[top, photos] = best
+        return odds.T
 
 
 def fit_calibration(fits: Floats, label: npt.NDArray[np.intp], weight: npt.NDArray[np.float64]) -> Calibration:

@@ -23,8 +23,6 @@ SHRINKAGE = 0.1
 """Share of the covariance within topics that is taken to be alike on all axes."""
 UNSEEN = 0.8
 """Share of the spread between topics taken to lie where photos of one topic differ, too: topics yet unknown."""
-TILT = 0.25
-"""How strongly axes on which topics differ count for more than others; 0 is plain whitening."""
 FOLDS = 4
 STRANGERS = 0.03
 """Weight of a photo of a left-out topic beside one of a known topic when confidence is calibrated."""
@@ -118,7 +116,7 @@ def _held_out(
 
 
 def _axes(rows: npt.NDArray[np.float64], label: Labels, rank: int) -> npt.NDArray[np.float64]:
-    """Axes (p, d) that whiten what varies within a topic, ordered and weighed by how much topics differ on them.
+    """Axes (p, d) on which one topic varies alike, those that tell topics apart best first.
 
     Linear discriminant analysis with covariances shrunk by fixed shares: within towards the unit matrix, between
     towards the one within, since topics that a family invents differ in more ways than the built-in ones.
@@ -132,11 +130,8 @@ def _axes(rows: npt.NDArray[np.float64], label: Labels, rank: int) -> npt.NDArra
     seen = apart.T @ apart / (topics - 1)
     between = (1 - UNSEEN) * seen + UNSEEN * np.trace(seen) / max(np.trace(raw), 1e-12) * raw
     whiten = np.linalg.inv(np.linalg.cholesky(within))
-    values, vectors = np.linalg.eigh(whiten @ between @ whiten.T)
-    rank = min(rank, width)
-    spread = np.maximum(values[::-1][:rank], 1e-9)
-    chosen = whiten.T @ vectors[:, ::-1][:, :rank]
-    chosen *= (spread / (1 + spread)) ** TILT
+    vectors = np.linalg.eigh(whiten @ between @ whiten.T)[1]
+    chosen = whiten.T @ vectors[:, ::-1][:, : min(rank, width)]
     scaled: npt.NDArray[np.float64] = chosen / np.abs(chosen).max()
     return scaled  # so that it fits half precision; lengths are made one afterwards
 
