@@ -69,7 +69,7 @@ def losses(record: dict[str, np.ndarray]) -> None:
     found = {
         "cross_entropy": lambda x: F.cross_entropy(x, torch.tensor(labels)),
         "smoothed": lambda x: F.cross_entropy(x, torch.tensor(labels), label_smoothing=0.1),
-        "soft": lambda x: F.cross_entropy(x, p),
+        "soft_targets": lambda x: F.cross_entropy(x, p),
         "soft_smoothed": lambda x: F.cross_entropy(x, p, label_smoothing=0.2),
         "binary": lambda x: F.binary_cross_entropy_with_logits(x, s),
         "mse": lambda x: F.mse_loss(x, o),
