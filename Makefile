@@ -69,7 +69,7 @@ native-test: $(VENV)/.build-tools
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DHOMESPUN_PYTHON=OFF -DHOMESPUN_NATIVE_TESTS=ON \
 	  -DHOMESPUN_SANITIZE=address,undefined "-DHOMESPUN_ONLY_ISAS=portable;avx2;neon" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 	$(BIN)/cmake --build build/sanitize
-	cd build/sanitize && $(CURDIR)/$(BIN)/ctest --output-on-failure
+	build/sanitize/native/homespun_native_tests
 
 clean:
 	rm -rf build evaluation $(VENV)
