@@ -45,7 +45,7 @@ album: $(VENV)/.album
 	$(BIN)/homespun album serve $(if $(PHOTOS),"$(PHOTOS)",--demo) --port $(PORT)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n 2 $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
