@@ -1,6 +1,6 @@
 // What a kernel is to the executor: a name, a schema, and plain functions.
-// Only plain data stands here: the file is read by sources of every instruction set, and an inline function compiled for
-// AVX-512 could otherwise be the one that the linker keeps for everybody.
+// Only plain data stands here: the file is read by sources of every instruction set, and an inline function compiled
+// for AVX-512 could otherwise be the one that the linker keeps for everybody.
 #pragma once
 #include <cstdint>
 
@@ -17,7 +17,8 @@ struct Context {
   void* team;
 };
 
-// An array given to a packing function. `type` is 'f' float32, 'b' int8, 'B' uint8, 'h' int16, 'i' int32, 'H' 16 raw bits.
+// An array given to a packing function. `type` is 'f' float32, 'b' int8, 'B' uint8, 'h' int16, 'i' int32, 'H' 16 raw
+// bits.
 struct PackInput {
   const void* data;
   int64_t elements;
@@ -42,9 +43,10 @@ class KernelTable;
 void add_kernel(KernelTable& table, const Kernel& kernel);
 
 // Activations, fused or alone. Codes are part of the interface to Python (`activations()`).
-#define HS_FOR_EACH_ACTIVATION(X) \
-  X(none) X(relu) X(relu6) X(clip) X(leaky_relu) X(hard_sigmoid) X(hard_swish) X(sigmoid) X(silu) X(tanh) X(gelu) \
-  X(gelu_tanh) X(elu) X(exp) X(log) X(sqrt) X(neg) X(abs) X(softplus) X(mish) X(reciprocal) X(square) X(erf) X(floor)
+#define HS_FOR_EACH_ACTIVATION(X)                                                                                      \
+  X(none)                                                                                                              \
+  X(relu) X(relu6) X(clip) X(leaky_relu) X(hard_sigmoid) X(hard_swish) X(sigmoid) X(silu) X(tanh) X(gelu) X(gelu_tanh) \
+      X(elu) X(exp) X(log) X(sqrt) X(neg) X(abs) X(softplus) X(mish) X(reciprocal) X(square) X(erf) X(floor)
 enum class Activation : int64_t {
 #define HS_NAME(name) name,
   HS_FOR_EACH_ACTIVATION(HS_NAME)

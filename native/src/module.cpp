@@ -41,7 +41,8 @@ std::vector<int64_t> ordered(const hs::KernelInfo& info, const std::map<std::str
   std::vector<int64_t> values;
   for (const std::string& name : info.ints) {
     const auto found = ints.find(name);
-    if (found == ints.end()) throw nb::value_error((std::string(info.kernel.name) + " needs the int '" + name + "'").c_str());
+    if (found == ints.end())
+      throw nb::value_error((std::string(info.kernel.name) + " needs the int '" + name + "'").c_str());
     values.push_back(found->second);
   }
   if (ints.size() != values.size())
@@ -67,8 +68,8 @@ NumpyBytes new_bytes(size_t count) {
   return NumpyBytes(data, {count}, owner);
 }
 
-NumpyBytes pack(const std::string& kernel, const std::map<std::string, int64_t>& ints, const std::vector<AnyArray>& arrays,
-                const std::string& isa) {
+NumpyBytes pack(const std::string& kernel, const std::map<std::string, int64_t>& ints,
+                const std::vector<AnyArray>& arrays, const std::string& isa) {
   const hs::KernelInfo& info = kernel_info(isa, kernel);
   if (info.kernel.pack == nullptr) throw nb::value_error((kernel + " has nothing to pack").c_str());
   const std::vector<int64_t> values = ordered(info, ints);
@@ -148,13 +149,15 @@ class PythonProgram {
   int64_t run(const std::vector<AnyArray>& externals, int64_t start, bool wait, int64_t end) {
     if (externals.size() != externals_.size())
       throw nb::value_error(("the program takes " + std::to_string(externals_.size()) + " external arrays, got " +
-                             std::to_string(externals.size())).c_str());
+                             std::to_string(externals.size()))
+                                .c_str());
     for (size_t i = 0; i < externals.size(); ++i) {
       externals_[i] = {static_cast<uint8_t*>(externals[i].data()), externals[i].nbytes()};
       if (external_bytes_ && externals_[i].bytes != static_cast<size_t>((*external_bytes_)[i]))
         throw nb::value_error(("external array " + std::to_string(i) + " must have " +
                                std::to_string((*external_bytes_)[i]) + " bytes, got " +
-                               std::to_string(externals_[i].bytes)).c_str());
+                               std::to_string(externals_[i].bytes))
+                                  .c_str());
     }
     // Signal handlers written in Python run on the main thread only; without a look now and then, Ctrl-C or a
     // handler that calls resume() would have to wait for the end of the run.
@@ -204,12 +207,16 @@ NB_MODULE(_native, m) {
         "Constants (weights) of a kernel in the layout it reads. uint8 (bytes,), 64-byte aligned.");
   m.def("workspace_bytes", &workspace_bytes, "kernel"_a, "ints"_a, "threads"_a, "isa"_a,
         "Bytes that the operand 'workspace' of a kernel must have; 0 where it may be absent.");
-  m.def("aligned_bytes", [](size_t count) {
+  m.def(
+      "aligned_bytes",
+      [](size_t count) {
         NumpyBytes bytes = new_bytes(count);
         std::memset(bytes.data(), 0, count);
         return bytes;
-      }, "count"_a, "Zeros, uint8 (count,), 64-byte aligned: memory for constants and state.");
-  nb::class_<PythonProgram>(m, "Program",
+      },
+      "count"_a, "Zeros, uint8 (count,), 64-byte aligned: memory for constants and state.");
+  nb::class_<PythonProgram>(
+      m, "Program",
       "Kernel calls over planned memory. An operand is (space, byte offset): space -1 none, 0 arena, 1 constants, "
       "2 state, 3 + i external array i.")
       .def(nb::init<const std::vector<InstructionTuple>&, size_t, Bytes, std::optional<Bytes>, int64_t, int,
@@ -217,31 +224,46 @@ NB_MODULE(_native, m) {
            "instructions"_a, "arena_bytes"_a, "constants"_a, "state"_a.none(), "external_count"_a, "threads"_a, "isa"_a,
            "external_bytes"_a = nb::none())
       .def("run", &PythonProgram::run, "externals"_a, "start"_a = 0, "wait"_a = true, "end"_a = -1,
-           "Runs from instruction `start` to before `end` (-1: all); returns the next one: `end`, less after abort() or, "
+           "Runs from instruction `start` to before `end` (-1: all); returns the next one: `end`, less after abort() "
+           "or, "
            "with wait=False, after pause(). Raises RuntimeError where a run is under way.")
-      .def("pause", [](PythonProgram& p) { p.program().pause(); },
-           "Asks the run, or the next one, to stand still between two instructions.")
+      .def(
+          "pause", [](PythonProgram& p) { p.program().pause(); },
+          "Asks the run, or the next one, to stand still between two instructions.")
       .def("resume", [](PythonProgram& p) { p.program().resume(); })
-      .def("abort", [](PythonProgram& p) { p.program().abort(); }, "Ends the current run between two instructions.")
+      .def(
+          "abort", [](PythonProgram& p) { p.program().abort(); }, "Ends the current run between two instructions.")
       .def("wait_paused", &PythonProgram::wait_paused, "timeout"_a,
            "Waits, at most `timeout` seconds, until no kernel runs; says whether that is so.")
-      .def_prop_ro("state", [](PythonProgram& p) {
-        switch (p.program().state()) {
-          case hs::RunState::running: return "running";
-          case hs::RunState::paused: return "paused";
-          default: return "idle";
-        }
-      }, "'idle', 'running' or 'paused' (a run that stands still).")
-      .def("release_arena", [](PythonProgram& p) { p.program().release_arena(); },
-           "Gives the arena's memory back to the system; it returns, as zeros, when next used. Raises RuntimeError "
-           "while a run is under way.")
-      .def("profile", [](PythonProgram& p, bool on) { p.program().profile(on); }, "on"_a)
-      .def("timings", [](PythonProgram& p) { return p.program().timings(); },
-           "Seconds of each instruction in the last profiled run.")
+      .def_prop_ro(
+          "state",
+          [](PythonProgram& p) {
+            switch (p.program().state()) {
+              case hs::RunState::running:
+                return "running";
+              case hs::RunState::paused:
+                return "paused";
+              default:
+                return "idle";
+            }
+          },
+          "'idle', 'running' or 'paused' (a run that stands still).")
+      .def(
+          "release_arena", [](PythonProgram& p) { p.program().release_arena(); },
+          "Gives the arena's memory back to the system; it returns, as zeros, when next used. Raises RuntimeError "
+          "while a run is under way.")
+      .def(
+          "profile", [](PythonProgram& p, bool on) { p.program().profile(on); }, "on"_a)
+      .def(
+          "timings", [](PythonProgram& p) { return p.program().timings(); },
+          "Seconds of each instruction in the last profiled run.")
       .def("__len__", [](PythonProgram& p) { return p.program().size(); })
       .def_prop_ro("threads", [](PythonProgram& p) { return p.program().threads(); })
-      .def_prop_ro("arena", [](nb::handle self) {
-        hs::Arena& arena = nb::cast<PythonProgram&>(self).program().arena();
-        return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(arena.data(), {arena.bytes()}, self);
-      }, "The arena's bytes, for a look while nothing runs.");
+      .def_prop_ro(
+          "arena",
+          [](nb::handle self) {
+            hs::Arena& arena = nb::cast<PythonProgram&>(self).program().arena();
+            return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(arena.data(), {arena.bytes()}, self);
+          },
+          "The arena's bytes, for a look while nothing runs.");
 }

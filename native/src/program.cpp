@@ -14,7 +14,8 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kPollInterval = std::chrono::milliseconds(10);
 constexpr auto kPausedSleep = std::chrono::milliseconds(1);
 
-std::string count_error(const std::string& where, const char* what, const std::vector<std::string>& names, size_t given) {
+std::string count_error(const std::string& where, const char* what, const std::vector<std::string>& names,
+                        size_t given) {
   std::string text = where + " needs " + std::to_string(names.size()) + " " + what + " (";
   for (const std::string& name : names) text += (&name == names.data() ? "" : ", ") + name;
   return text + "), got " + std::to_string(given);
@@ -57,15 +58,21 @@ void* Program::resolve(const Operand& operand, int64_t position, const std::stri
   const auto inside = [&](Memory memory, const char* space) -> void* {
     if (operand.offset < 0 || operand.offset % 64 != 0 || static_cast<size_t>(operand.offset) >= memory.bytes + 1)
       throw std::invalid_argument(where + ": offset " + std::to_string(operand.offset) +
-                                  " is not a multiple of 64 within the " + std::to_string(memory.bytes) + " bytes of " + space);
+                                  " is not a multiple of 64 within the " + std::to_string(memory.bytes) + " bytes of " +
+                                  space);
     return memory.data + operand.offset;
   };
   switch (operand.space) {
-    case kNone: return nullptr;
-    case kArena: return inside({arena_.data(), arena_.bytes()}, "the arena");
-    case kConstants: return inside(constants_, "the constants");
-    case kState: return inside(state_, "the state");
-    default: break;
+    case kNone:
+      return nullptr;
+    case kArena:
+      return inside({arena_.data(), arena_.bytes()}, "the arena");
+    case kConstants:
+      return inside(constants_, "the constants");
+    case kState:
+      return inside(state_, "the state");
+    default:
+      break;
   }
   const int64_t array = operand.space - kExternal;
   if (array < 0 || array >= external_count_ || operand.offset < 0)
@@ -94,7 +101,8 @@ void Program::decide(void* state) {
   Program& program = *run.program;
   if (run.profiled) {
     const auto now = Clock::now();
-    program.timings_[static_cast<size_t>(run.next)] = std::chrono::duration<double>(now - run.instruction_began).count();
+    program.timings_[static_cast<size_t>(run.next)] =
+        std::chrono::duration<double>(now - run.instruction_began).count();
     run.instruction_began = now;
   }
   ++run.next;

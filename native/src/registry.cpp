@@ -7,8 +7,8 @@
 
 namespace hs {
 
-#define HS_DECLARE(isa)               \
-  namespace isa {                     \
+#define HS_DECLARE(isa)                 \
+  namespace isa {                       \
   void add_kernels(KernelTable& table); \
   }
 HS_FOR_EACH_ISA(HS_DECLARE)
@@ -37,10 +37,10 @@ struct Isa {
 const std::vector<Isa>& isas() {
   static const std::vector<Isa> all = [] {
     std::vector<Isa> found;
-#define HS_ADD(isa)                               \
-  if (cpu_supports(#isa)) {                       \
-    found.push_back({#isa, {}});                  \
-    isa::add_kernels(found.back().table);         \
+#define HS_ADD(isa)                       \
+  if (cpu_supports(#isa)) {               \
+    found.push_back({#isa, {}});          \
+    isa::add_kernels(found.back().table); \
   }
     HS_FOR_EACH_ISA(HS_ADD)
 #undef HS_ADD

@@ -29,8 +29,8 @@ inline void pause_cpu() {
 #endif
 }
 
-// Sleep and wake go to the system directly where it is Linux: std::atomic's wait yields first, and on a machine with more
-// to do than cores a yield gives the rest of the time slice to everybody else.
+// Sleep and wake go to the system directly where it is Linux: std::atomic's wait yields first, and on a machine with
+// more to do than cores a yield gives the rest of the time slice to everybody else.
 void sleep_while_equal(std::atomic<uint32_t>& value, uint32_t old) {
 #if defined(__linux__)
   syscall(SYS_futex, &value, FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
@@ -53,8 +53,8 @@ void wait_for_change(std::atomic<uint32_t>& value, uint32_t old, std::atomic<uin
     if (value.load(std::memory_order_acquire) != old) return;
     pause_cpu();
   }
-  // Announce the sleep, then look once more: both sides use sequentially consistent operations, so either this load sees
-  // the change or the changer sees the sleeper.
+  // Announce the sleep, then look once more: both sides use sequentially consistent operations, so either this load
+  // sees the change or the changer sees the sleeper.
   sleepers.fetch_add(1);
   while (value.load() == old) sleep_while_equal(value, old);
   sleepers.fetch_sub(1);

@@ -1,6 +1,6 @@
 // A team of threads that walk through a program together. The caller is thread 0.
-// Waiting is a bounded spin (two threads meet in about 0.2 microseconds), then sleep (an idle team costs nothing, and an
-// overloaded machine gets on).
+// Waiting is a bounded spin (two threads meet in about 0.2 microseconds), then sleep (an idle team costs nothing, and
+// an overloaded machine gets on).
 #pragma once
 #include <atomic>
 #include <cstdint>

@@ -16,12 +16,12 @@ namespace {
 
 int failures = 0;
 
-#define CHECK(condition)                                                        \
-  do {                                                                          \
-    if (!(condition)) {                                                         \
+#define CHECK(condition)                                                             \
+  do {                                                                               \
+    if (!(condition)) {                                                              \
       std::fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition); \
-      ++failures;                                                               \
-    }                                                                           \
+      ++failures;                                                                    \
+    }                                                                                \
   } while (false)
 
 using hs::InstructionSpec;
@@ -31,10 +31,13 @@ constexpr auto kMoment = std::chrono::milliseconds(20);
 // `steps` times x += 1 over `count` values at offset 0 of the arena; 1 lies behind them.
 std::vector<InstructionSpec> counting(int64_t steps, int64_t count) {
   const int64_t one = (count * 4 + 63) / 64 * 64;
-  std::vector<InstructionSpec> list{{"fill", {{hs::kArena, 0}}, {count}, {0.0f}}, {"fill", {{hs::kArena, one}}, {1}, {1.0f}}};
+  std::vector<InstructionSpec> list{{"fill", {{hs::kArena, 0}}, {count}, {0.0f}},
+                                    {"fill", {{hs::kArena, one}}, {1}, {1.0f}}};
   for (int64_t i = 0; i < steps; ++i)
-    list.push_back({"binary", {{hs::kArena, 0}, {hs::kArena, one}, {hs::kArena, 0}},
-                    {0, 1, 1, 1, 1, count, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0}, {0.0f, 0.0f}});
+    list.push_back({"binary",
+                    {{hs::kArena, 0}, {hs::kArena, one}, {hs::kArena, 0}},
+                    {0, 1, 1, 1, 1, count, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0},
+                    {0.0f, 0.0f}});
   return list;
 }
 
@@ -49,7 +52,9 @@ bool all_equal(Program& program, int64_t count, float value) {
   return true;
 }
 
-int64_t run(Program& program, int64_t start = 0, bool wait = true) { return program.run({}, start, program.size(), wait, nullptr, nullptr); }
+int64_t run(Program& program, int64_t start = 0, bool wait = true) {
+  return program.run({}, start, program.size(), wait, nullptr, nullptr);
+}
 
 void barrier_keeps_threads_in_step() {
   for (int threads : {1, 2, 3, 5, 8}) {
@@ -61,18 +66,23 @@ void barrier_keeps_threads_in_step() {
       bool in_step = true;
     } state{team};
     for (int repeat = 0; repeat < 20; ++repeat)
-      team.run([](void* p, int thread) {
-        auto& s = *static_cast<State*>(p);
-        for (int i = 1; i <= 50; ++i) {
-          s.inside.fetch_add(1);
-          s.team.barrier(thread, [](void* q) {
-            auto& t = *static_cast<State*>(q);
-            if (t.inside.load() != t.team.threads()) t.in_step = false;
-            t.inside.store(0);
-            ++t.decisions;
-          }, p);
-        }
-      }, &state);
+      team.run(
+          [](void* p, int thread) {
+            auto& s = *static_cast<State*>(p);
+            for (int i = 1; i <= 50; ++i) {
+              s.inside.fetch_add(1);
+              s.team.barrier(
+                  thread,
+                  [](void* q) {
+                    auto& t = *static_cast<State*>(q);
+                    if (t.inside.load() != t.team.threads()) t.in_step = false;
+                    t.inside.store(0);
+                    ++t.decisions;
+                  },
+                  p);
+            }
+          },
+          &state);
     CHECK(state.in_step);
     CHECK(state.decisions == 20 * 50);
   }
@@ -110,7 +120,10 @@ void pause_before_a_run_holds_it() {
   Program program = make(10, 64, 2);
   program.pause();
   std::atomic<bool> done{false};
-  std::thread runner([&] { run(program); done.store(true); });
+  std::thread runner([&] {
+    run(program);
+    done.store(true);
+  });
   std::this_thread::sleep_for(kMoment);
   CHECK(!done.load());
   CHECK(program.state() == hs::RunState::paused);
@@ -124,7 +137,10 @@ void paused_run_can_return_and_be_continued() {
   int64_t next = 0;
   int returns = 0;
   while (next < program.size()) {
-    std::thread pauser([&] { std::this_thread::sleep_for(std::chrono::milliseconds(1)); program.pause(); });
+    std::thread pauser([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      program.pause();
+    });
     next = run(program, next, false);
     pauser.join();
     program.resume();
@@ -166,8 +182,16 @@ void one_run_at_a_time_and_no_release_meanwhile() {
   std::thread runner([&] { run(program); });
   while (program.state() != hs::RunState::paused) std::this_thread::yield();
   int refused = 0;
-  try { run(program); } catch (const std::logic_error&) { ++refused; }
-  try { program.release_arena(); } catch (const std::logic_error&) { ++refused; }
+  try {
+    run(program);
+  } catch (const std::logic_error&) {
+    ++refused;
+  }
+  try {
+    program.release_arena();
+  } catch (const std::logic_error&) {
+    ++refused;
+  }
   CHECK(refused == 2);
   program.resume();
   runner.join();

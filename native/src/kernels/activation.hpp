@@ -20,10 +20,14 @@ HS_INLINE bool is_clip(Activation kind) {
 HS_INLINE Limits limits_of(ActivationSpec spec) {
   const float infinity = __builtin_inff();
   switch (spec.kind) {
-    case Activation::relu: return {0.0f, infinity};
-    case Activation::relu6: return {0.0f, 6.0f};
-    case Activation::clip: return {spec.alpha, spec.beta};
-    default: return {-infinity, infinity};
+    case Activation::relu:
+      return {0.0f, infinity};
+    case Activation::relu6:
+      return {0.0f, 6.0f};
+    case Activation::clip:
+      return {spec.alpha, spec.beta};
+    default:
+      return {-infinity, infinity};
   }
 }
 

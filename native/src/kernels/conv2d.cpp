@@ -2,7 +2,8 @@
 //  in place   1x1 convolutions multiply the input where it lies;
 //  by lines   the lines under the window of a pixel are contiguous, and neighbouring pixels' lines lie a stride apart:
 //             the multiply reads them as segments, out of the input or, at padded sides, out of a few padded lines;
-//  gathered   small maps, groups and dilation: what lies under the window is copied, a block of output pixels at a time.
+//  gathered   small maps, groups and dilation: what lies under the window is copied, a block of output pixels at a
+//  time.
 // Weights: HWIO, (kernel_h, kernel_w, channels / groups, out_channels), packed per group into panels.
 #include "gemm.hpp"
 
@@ -10,15 +11,15 @@ namespace hs::HS_ISA {
 namespace {
 
 HS_FIELDS(Operands, Buffer, input, weights, bias, residual, output, workspace);
-HS_FIELDS(Ints, int64_t, batch, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w, stride_h,
-          stride_w, dilation_h, dilation_w, pad_top, pad_left, groups, activation, residual_after);
+HS_FIELDS(Ints, int64_t, batch, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w,
+          stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, groups, activation, residual_after);
 HS_FIELDS(Floats, float, alpha, beta);
 
 constexpr int64_t kGatherBytes = 192 << 10;
 
 bool reads_in_place(const Ints& d) {
-  return d.kernel_h == 1 && d.kernel_w == 1 && d.stride_h == 1 && d.stride_w == 1 && d.pad_top == 0 && d.pad_left == 0 &&
-         d.out_height == d.height && d.out_width == d.width;
+  return d.kernel_h == 1 && d.kernel_w == 1 && d.stride_h == 1 && d.stride_w == 1 && d.pad_top == 0 &&
+         d.pad_left == 0 && d.out_height == d.height && d.out_width == d.width;
 }
 
 int64_t inner_of(const Ints& d) { return d.kernel_h * d.kernel_w * (d.channels / d.groups); }
@@ -174,7 +175,8 @@ void run_gathered(const Context& context, int64_t group) {
   // Few pixels: share the output channels out instead, and let each thread gather for itself.
   const bool by_columns = whole.rows < 4 * context.threads * kTileRows && whole.columns >= context.threads * kPanel;
   const Range mine = by_columns ? Range{0, whole.rows} : share(whole.rows, kTileRows, context.thread, context.threads);
-  const Range panel = by_columns ? share(whole.columns, kPanel, context.thread, context.threads) : Range{0, whole.columns};
+  const Range panel =
+      by_columns ? share(whole.columns, kPanel, context.thread, context.threads) : Range{0, whole.columns};
   for (int64_t begin = mine.begin; begin < mine.end; begin += block) {
     const int64_t end = min_of(mine.end, begin + block);
     gather(d, operands_of<Operands>(context).input, group, begin, end, gathered);
@@ -225,7 +227,8 @@ const char* pack(const int64_t* ints, const PackInput* inputs, int count, void* 
 }  // namespace
 
 void add_conv2d(KernelTable& table) {
-  add_kernel(table, {"conv2d", Operands::names, Ints::names, Floats::names, conv2d, workspace_bytes, packed_bytes, pack});
+  add_kernel(table,
+             {"conv2d", Operands::names, Ints::names, Floats::names, conv2d, workspace_bytes, packed_bytes, pack});
 }
 
 }  // namespace hs::HS_ISA

@@ -48,12 +48,14 @@ void run_block(const DepthwiseRow& r, int64_t first) {
   };
   int64_t c = 0;
   for (; c + kWidth <= r.channels; c += kWidth)
-    step(c, [](const float* p) __attribute__((always_inline)) { return load(p); },
-         [](float* p, Vec v) __attribute__((always_inline)) { store(p, v); });
+    step(
+        c, [](const float* p) __attribute__((always_inline)) { return load(p); },
+        [](float* p, Vec v) __attribute__((always_inline)) { store(p, v); });
   const int64_t rest = r.channels - c;
   if (rest > 0)
-    step(c, [rest](const float* p) __attribute__((always_inline)) { return load_part(p, rest); },
-         [rest](float* p, Vec v) __attribute__((always_inline)) { store_part(p, rest, v); });
+    step(
+        c, [rest](const float* p) __attribute__((always_inline)) { return load_part(p, rest); },
+        [rest](float* p, Vec v) __attribute__((always_inline)) { store_part(p, rest, v); });
 }
 
 // Sevens, since the maps of image networks are 112, 56, 28, 14 and 7 pixels wide, where the registers allow it.
@@ -117,8 +119,8 @@ void depthwise_row(const DepthwiseRow& r) {
 namespace {
 
 HS_FIELDS(Operands, Buffer, input, weights, bias, residual, output);
-HS_FIELDS(Ints, int64_t, batch, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w, stride_h,
-          stride_w, dilation_h, dilation_w, pad_top, pad_left, groups, activation, residual_after);
+HS_FIELDS(Ints, int64_t, batch, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w,
+          stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, groups, activation, residual_after);
 HS_FIELDS(Floats, float, alpha, beta);
 
 void depthwise(const Context& context) {
@@ -133,7 +135,8 @@ void depthwise(const Context& context) {
   const int64_t lines = d.batch * d.out_height;
   const bool by_channels = lines < 8 * context.threads && d.channels >= context.threads * kWidth;
   const Range mine = by_channels ? Range{0, lines} : share(lines, 1, context.thread, context.threads);
-  const Range channels = by_channels ? share(d.channels, kWidth, context.thread, context.threads) : Range{0, d.channels};
+  const Range channels =
+      by_channels ? share(d.channels, kWidth, context.thread, context.threads) : Range{0, d.channels};
 
   const float* rows[kMaxWindowRows];
   DepthwiseRow r{};

@@ -16,8 +16,9 @@ void activate_all(const float* x, float* y, int64_t n, float alpha, float beta) 
 
 void activate_values(const float* x, float* y, int64_t n, ActivationSpec spec) {
   switch (spec.kind) {
-#define HS_CASE(name) \
-  case Activation::name: return activate_all<Activation::name>(x, y, n, spec.alpha, spec.beta);
+#define HS_CASE(name)    \
+  case Activation::name: \
+    return activate_all<Activation::name>(x, y, n, spec.alpha, spec.beta);
     HS_FOR_EACH_ACTIVATION(HS_CASE)
 #undef HS_CASE
   }
@@ -71,12 +72,18 @@ void combine_row(const float* a, bool a_moves, const float* b, bool b_moves, flo
 using RowFunction = void (*)(const float*, bool, const float*, bool, float*, int64_t);
 RowFunction row_function(int64_t operation) {
   switch (static_cast<Operation>(operation)) {
-    case Operation::add: return combine_row<Operation::add>;
-    case Operation::sub: return combine_row<Operation::sub>;
-    case Operation::mul: return combine_row<Operation::mul>;
-    case Operation::div: return combine_row<Operation::div>;
-    case Operation::max: return combine_row<Operation::max>;
-    case Operation::min: return combine_row<Operation::min>;
+    case Operation::add:
+      return combine_row<Operation::add>;
+    case Operation::sub:
+      return combine_row<Operation::sub>;
+    case Operation::mul:
+      return combine_row<Operation::mul>;
+    case Operation::div:
+      return combine_row<Operation::div>;
+    case Operation::max:
+      return combine_row<Operation::max>;
+    case Operation::min:
+      return combine_row<Operation::min>;
   }
   return combine_row<Operation::add>;
 }
@@ -124,7 +131,8 @@ void affine(const Context& context) {
     int64_t c = 0;
     for (; c + kWidth <= d.channels; c += kWidth) store(y + c, load(x + c) * load(scale + c) + load(shift + c));
     const int64_t rest = d.channels - c;
-    if (rest > 0) store_part(y + c, rest, load_part(x + c, rest) * load_part(scale + c, rest) + load_part(shift + c, rest));
+    if (rest > 0)
+      store_part(y + c, rest, load_part(x + c, rest) * load_part(scale + c, rest) + load_part(shift + c, rest));
     if (spec.kind != Activation::none) activate_values(y, y, d.channels, spec);
   }
 }
@@ -132,9 +140,12 @@ void affine(const Context& context) {
 }  // namespace
 
 void add_elementwise(KernelTable& table) {
-  add_kernel(table, {"unary", UnaryOperands::names, UnaryInts::names, ActivationFloats::names, unary, nullptr, nullptr, nullptr});
-  add_kernel(table, {"binary", BinaryOperands::names, BinaryInts::names, ActivationFloats::names, binary, nullptr, nullptr, nullptr});
-  add_kernel(table, {"affine", AffineOperands::names, AffineInts::names, ActivationFloats::names, affine, nullptr, nullptr, nullptr});
+  add_kernel(table, {"unary", UnaryOperands::names, UnaryInts::names, ActivationFloats::names, unary, nullptr, nullptr,
+                     nullptr});
+  add_kernel(table, {"binary", BinaryOperands::names, BinaryInts::names, ActivationFloats::names, binary, nullptr,
+                     nullptr, nullptr});
+  add_kernel(table, {"affine", AffineOperands::names, AffineInts::names, ActivationFloats::names, affine, nullptr,
+                     nullptr, nullptr});
 }
 
 }  // namespace hs::HS_ISA

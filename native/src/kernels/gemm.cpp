@@ -15,7 +15,7 @@ struct Tile {
   int64_t segments;
   const float* b;
   int64_t b_inner;
-  int64_t inner;  // of a segment
+  int64_t inner;       // of a segment
   const float* start;  // the sums begin with these values (C, or a residual), or null
   int64_t start_row;
   const float* bias;  // and with these, per column, or null
@@ -69,7 +69,8 @@ void run_tile(const Tile& t) {
   const Vec low = broadcast(t.limits.low), high = broadcast(t.limits.high);
   float* const c = t.c;
   const int64_t c_row = t.c_row;
-  if (full && t.residual == nullptr) {  // the usual case, free of branches: it counts where the inner dimension is short
+  if (full &&
+      t.residual == nullptr) {  // the usual case, free of branches: it counts where the inner dimension is short
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
@@ -174,7 +175,8 @@ void gemm(const Gemm& g, Range rows, Range columns) {
           tile.residual = last && adds_after && in_registers ? residual : nullptr;
           kTiles.of[m_end - m][vectors](tile);
           if (buffered)
-            finish_tile(buffer, c, g.c_row, m_end - m, width, end.activation, adds_after ? residual : nullptr, end.residual_row);
+            finish_tile(buffer, c, g.c_row, m_end - m, width, end.activation, adds_after ? residual : nullptr,
+                        end.residual_row);
         }
       }
     }

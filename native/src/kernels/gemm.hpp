@@ -30,8 +30,8 @@ struct Gemm {
   int64_t rows, columns, inner;
   const float* a;
   int64_t a_row;  // elements from a row to the next; along `inner` A is contiguous, unless it has segments:
-  // A's row is `segments` runs of inner / segments elements, run s of row m at a_segments[s] + m * a_row (`a` is not used).
-  // The lines under the window of a convolution are such runs.
+  // A's row is `segments` runs of inner / segments elements, run s of row m at a_segments[s] + m * a_row (`a` is not
+  // used). The lines under the window of a convolution are such runs.
   const float* const* a_segments = nullptr;
   int64_t segments = 1;
   const float* b;

@@ -1,23 +1,23 @@
-// 2-D convolution with 8-bit weights, as a matrix multiply in 8 bits. The input is codes (unsigned bytes whose scale is in
-// the weights' scales, zero point 0), or float32: then every output pixel's window is quantised on its own range while
-// it is gathered into this thread's workspace, which needs no calibration and no pass over the image beforehand.
+// 2-D convolution with 8-bit weights, as a matrix multiply in 8 bits. The input is codes (unsigned bytes whose scale is
+// in the weights' scales, zero point 0), or float32: then every output pixel's window is quantised on its own range
+// while it is gathered into this thread's workspace, which needs no calibration and no pass over the image beforehand.
 #include "int8_gemm.hpp"
 
 namespace hs::HS_ISA {
 namespace {
 
 HS_FIELDS(Operands, Buffer, input, weights, residual, output, workspace);
-HS_FIELDS(Ints, int64_t, batch, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w, stride_h,
-          stride_w, dilation_h, dilation_w, pad_top, pad_left, groups, activation, residual_after, input_codes,
-          input_non_negative, output_codes);
+HS_FIELDS(Ints, int64_t, batch, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w,
+          stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, groups, activation, residual_after,
+          input_codes, input_non_negative, output_codes);
 HS_FIELDS(Floats, float, alpha, beta);
 
 constexpr int64_t kBlockBytes = 24 << 10;
 constexpr int64_t kFewRows = 64;  // fewer than these for each thread: share out the columns instead
 
 bool is_pointwise(const Ints& d) {
-  return d.kernel_h == 1 && d.kernel_w == 1 && d.stride_h == 1 && d.stride_w == 1 && d.pad_top == 0 && d.pad_left == 0 &&
-         d.out_height == d.height && d.out_width == d.width;
+  return d.kernel_h == 1 && d.kernel_w == 1 && d.stride_h == 1 && d.stride_w == 1 && d.pad_top == 0 &&
+         d.pad_left == 0 && d.out_height == d.height && d.out_width == d.width;
 }
 // Whether the rows of A can be read where they lie: four bytes at a time must not run over the end.
 bool reads_in_place(const Ints& d) { return d.input_codes != 0 && is_pointwise(d) && d.channels / d.groups % 4 == 0; }
@@ -82,7 +82,8 @@ void gather_window(const Ints& d, const T* input, int64_t group, int64_t m, T* t
 void quantize_windows(const Ints& d, const float* input, int64_t group, Range pixels, uint8_t* codes, float* scales,
                       float* windows) {
   const int64_t channels = d.channels / d.groups, inner = inner_of(d), row = d.width * d.channels;
-  const int64_t run = d.kernel_w * channels;  // floats that lie together, in the image too, unless groups or gaps part them
+  const int64_t run =
+      d.kernel_w * channels;  // floats that lie together, in the image too, unless groups or gaps part them
   const bool together = (d.groups == 1 || d.kernel_w == 1) && (d.dilation_w == 1 || d.kernel_w == 1);
   int64_t x = pixels.begin % d.out_width, y = pixels.begin / d.out_width % d.out_height;
   int64_t image = pixels.begin / d.out_width / d.out_height;
@@ -188,7 +189,8 @@ const char* pack(const int64_t* ints, const PackInput* inputs, int count, void* 
   const int64_t inner = inner_of(d), columns = d.out_channels / d.groups;
   if (count != 3 || inputs[0].type != 'b' || inputs[0].elements != inner * d.out_channels || inputs[1].type != 'f' ||
       inputs[1].elements != d.out_channels || inputs[2].type != 'f' || inputs[2].elements != d.out_channels)
-    return "needs int8 weights (kernel_h, kernel_w, channels / groups, out_channels), float32 scales and float32 biases";
+    return "needs int8 weights (kernel_h, kernel_w, channels / groups, out_channels), float32 scales and float32 "
+           "biases";
   const int32_t zero = d.input_codes != 0 || d.input_non_negative != 0 ? 0 : 128;
   for (int64_t group = 0; group < d.groups; ++group)
     int8_pack(static_cast<const int8_t*>(inputs[0].data) + group * columns, d.out_channels,
@@ -201,8 +203,8 @@ const char* pack(const int64_t* ints, const PackInput* inputs, int count, void* 
 }  // namespace
 
 void add_int8_conv2d(KernelTable& table) {
-  add_kernel(table, {"int8_conv2d", Operands::names, Ints::names, Floats::names, int8_conv2d, workspace_bytes, packed_bytes,
-                     pack});
+  add_kernel(table, {"int8_conv2d", Operands::names, Ints::names, Floats::names, int8_conv2d, workspace_bytes,
+                     packed_bytes, pack});
 }
 
 }  // namespace hs::HS_ISA

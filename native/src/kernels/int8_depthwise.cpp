@@ -1,6 +1,6 @@
-// Depthwise convolution of codes to codes: windows of 3x3 and 5x5, stride 1 and 2. Four neighbouring pixels are interleaved
-// into words that hold the same channel of each; a word times four taps is one dot product, and neighbouring output
-// pixels use the same words with taps shifted by one or two bytes.
+// Depthwise convolution of codes to codes: windows of 3x3 and 5x5, stride 1 and 2. Four neighbouring pixels are
+// interleaved into words that hold the same channel of each; a word times four taps is one dot product, and
+// neighbouring output pixels use the same words with taps shifted by one or two bytes.
 #include "int8_lanes.hpp"
 
 namespace hs::HS_ISA {
@@ -13,8 +13,8 @@ constexpr int kNarrow = 16;  // the narrowest block of channels
 constexpr int kWidest = kWidth * 4;
 alignas(64) constexpr uint8_t kZeros[64] = {};
 
-// A block's constants: scale, bias and the value that sums start from (4 bytes for each channel), then for each row of the
-// window one or two words of taps. Blocks follow each other, so a block's constants start at channel * this.
+// A block's constants: scale, bias and the value that sums start from (4 bytes for each channel), then for each row of
+// the window one or two words of taps. Blocks follow each other, so a block's constants start at channel * this.
 int64_t words_of(int64_t kernel) { return divide_up(kernel, 4); }
 int64_t bytes_per_channel(const Ints& d) { return 12 + 4 * d.kernel * words_of(d.kernel); }
 
@@ -149,14 +149,15 @@ struct Depthwise {
         if (left >= 0 && left + kPixels <= d.width) {
           const uint8_t* starts[kKernel];
           for (int i = 0; i < kKernel; ++i) starts[i] = lines[i] + left * steps[i];
-          outputs([&](int i, int64_t j) __attribute__((always_inline)) { return starts[i] + j * steps[i]; }, r, taps, to,
-                  step, valid);
+          outputs([&](int i, int64_t j) __attribute__((always_inline)) { return starts[i] + j * steps[i]; }, r, taps,
+                  to, step, valid);
         } else {
           const uint8_t* pixels[kKernel][kPixels];
           for (int i = 0; i < kKernel; ++i)
             for (int64_t j = 0; j < kPixels; ++j)
               pixels[i][j] = left + j >= 0 && left + j < d.width ? lines[i] + (left + j) * steps[i] : kZeros;
-          outputs([&](int i, int64_t j) __attribute__((always_inline)) { return pixels[i][j]; }, r, taps, to, step, valid);
+          outputs([&](int i, int64_t j) __attribute__((always_inline)) { return pixels[i][j]; }, r, taps, to, step,
+                  valid);
         }
       }
     }
@@ -214,7 +215,8 @@ int64_t packed_bytes(const int64_t* ints) {
 
 const char* pack(const int64_t* ints, const PackInput* inputs, int count, void* packed) {
   const Ints& d = *reinterpret_cast<const Ints*>(ints);
-  if ((d.kernel != 3 && d.kernel != 5) || (d.stride != 1 && d.stride != 2)) return "knows windows of 3 and 5, strides 1 and 2";
+  if ((d.kernel != 3 && d.kernel != 5) || (d.stride != 1 && d.stride != 2))
+    return "knows windows of 3 and 5, strides 1 and 2";
   const int64_t window = d.kernel * d.kernel;
   if (count != 3 || inputs[0].type != 'b' || inputs[0].elements != window * d.channels || inputs[1].type != 'f' ||
       inputs[1].elements != d.channels || inputs[2].type != 'f' || inputs[2].elements != d.channels)
@@ -231,14 +233,17 @@ const char* pack(const int64_t* ints, const PackInput* inputs, int count, void* 
       const int64_t q = lane / (width / 4), within = lane % (width / 4);
       const int64_t channel = first + within / 4 * 16 + q * 4 + within % 4;
       const bool real = channel < d.channels;
-      const auto put = [&](int64_t position, auto value) { __builtin_memcpy(block + (position * width + lane) * 4, &value, 4); };
+      const auto put = [&](int64_t position, auto value) {
+        __builtin_memcpy(block + (position * width + lane) * 4, &value, 4);
+      };
       int32_t sum = 0;
       for (int64_t i = 0; i < d.kernel; ++i)
         for (int64_t w = 0; w < words; ++w) {
           uint8_t taps[4];
           for (int64_t j = 0; j < 4; ++j) {
             const int64_t tap = w * 4 + j;
-            const int8_t weight = real && tap < d.kernel ? weights[(i * d.kernel + tap) * d.channels + channel] : int8_t{0};
+            const int8_t weight =
+                real && tap < d.kernel ? weights[(i * d.kernel + tap) * d.channels + channel] : int8_t{0};
             sum += weight;
             taps[j] = static_cast<uint8_t>(weight);
           }
@@ -255,8 +260,8 @@ const char* pack(const int64_t* ints, const PackInput* inputs, int count, void* 
 }  // namespace
 
 void add_int8_depthwise(KernelTable& table) {
-  add_kernel(table, {"int8_depthwise", Operands::names, Ints::names, Nothing::names, int8_depthwise, nullptr, packed_bytes,
-                     pack});
+  add_kernel(table, {"int8_depthwise", Operands::names, Ints::names, Nothing::names, int8_depthwise, nullptr,
+                     packed_bytes, pack});
 }
 
 }  // namespace hs::HS_ISA

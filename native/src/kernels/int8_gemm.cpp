@@ -1,5 +1,5 @@
-// Blocking as in gemm.cpp: a panel of B stays in the first-level cache while the rows of a block of A pass, and a tile of
-// C stays in registers over the whole inner dimension.
+// Blocking as in gemm.cpp: a panel of B stays in the first-level cache while the rows of a block of A pass, and a tile
+// of C stays in registers over the whole inner dimension.
 #include "int8_gemm.hpp"
 
 namespace hs::HS_ISA {
@@ -138,7 +138,9 @@ void run_tile(const Tile& t) {
 }
 
 constexpr int kMostRows = 12;
-constexpr int rows_of_tile(int vectors) { return kTileVectors / vectors < kMostRows ? kTileVectors / vectors : kMostRows; }
+constexpr int rows_of_tile(int vectors) {
+  return kTileVectors / vectors < kMostRows ? kTileVectors / vectors : kMostRows;
+}
 using TileFunction = void (*)(const Tile&);
 struct TileTable {
   TileFunction of[2][kInt8PanelVectors + 1][kMostRows + 1];
@@ -246,7 +248,8 @@ void int8_gemm(const Int8Gemm& g, Range rows, Range vectors) {
         tile.residual = adds_later ? nullptr : residual;
         kTiles.of[g.codes != nullptr][end - begin][m_end - m](tile);
         if (!in_registers)
-          finish_tile(sums, c, g.c_row, m_end - m, width, g.activation, adds_later ? residual : nullptr, g.residual_row);
+          finish_tile(sums, c, g.c_row, m_end - m, width, g.activation, adds_later ? residual : nullptr,
+                      g.residual_row);
       }
     }
   }

@@ -1,6 +1,6 @@
-// The 8-bit matrix multiply: C = activation(scale x (A - zero) x B + bias + residual), A unsigned bytes, B signed bytes,
-// sums in int32. Rows of A are codes already (`gemm`'s caller has quantised them); `zero` is 0 or 128 for all rows.
-// C is float32, or codes: then `scale` and `bias` count in codes, and saturation to 0...255 is the activation.
+// The 8-bit matrix multiply: C = activation(scale x (A - zero) x B + bias + residual), A unsigned bytes, B signed
+// bytes, sums in int32. Rows of A are codes already (`gemm`'s caller has quantised them); `zero` is 0 or 128 for all
+// rows. C is float32, or codes: then `scale` and `bias` count in codes, and saturation to 0...255 is the activation.
 #pragma once
 #include "activation.hpp"
 #include "int8_lanes.hpp"
@@ -41,9 +41,9 @@ void int8_pack(const int8_t* b, int64_t row, const float* scale, const float* bi
 // The part of C in these rows and these vectors of columns.
 void int8_gemm(const Int8Gemm& g, Range rows, Range vectors);
 
-// Codes of rows of floats. A row is `lines` runs of n floats, `step` apart in memory. Each row has its own range: [-m, m],
-// m its largest magnitude, as 128 + round(x / scale), or [0, m] as round(x / scale). At most kQuantizedRows at a time.
-// Writes whole vectors: up to kWidth - 1 bytes beyond a row.
+// Codes of rows of floats. A row is `lines` runs of n floats, `step` apart in memory. Each row has its own range: [-m,
+// m], m its largest magnitude, as 128 + round(x / scale), or [0, m] as round(x / scale). At most kQuantizedRows at a
+// time. Writes whole vectors: up to kWidth - 1 bytes beyond a row.
 inline constexpr int kQuantizedRows = 4;
 struct Lines {
   const float* first;

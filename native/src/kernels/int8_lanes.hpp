@@ -1,6 +1,6 @@
-// Registers of bytes for the 8-bit kernels, by their width in bytes: `Lanes<64>` and narrower ones where the instruction
-// set has them. Products are of unsigned activations and signed weights, four at a time into int32, and exact on every
-// instruction set: all of them give the same sums.
+// Registers of bytes for the 8-bit kernels, by their width in bytes: `Lanes<64>` and narrower ones where the
+// instruction set has them. Products are of unsigned activations and signed weights, four at a time into int32, and
+// exact on every instruction set: all of them give the same sums.
 #pragma once
 #include "simd.hpp"
 
@@ -69,7 +69,9 @@ struct Lanes<16> {
   }
   HS_INLINE Ints linear(Ints a, Ints b, Ints c, Ints d) { return narrow(a, b, c, d); }
   // The first quarters of a register.
-  HS_INLINE void store_first(void* p, Ints v, int quarters) { __builtin_memcpy(p, &v, static_cast<size_t>(quarters) * 4); }
+  HS_INLINE void store_first(void* p, Ints v, int quarters) {
+    __builtin_memcpy(p, &v, static_cast<size_t>(quarters) * 4);
+  }
   // The lanes of one register as bytes, to memory: 4 of them. `narrow` saturates, `truncate` takes 0...255 as given.
   HS_INLINE void store_narrow(uint8_t* p, Ints v) {
     const Raw words = _mm_packs_epi32(Raw(v), Raw(v));
@@ -147,7 +149,9 @@ struct Lanes<32> {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
   }
   HS_INLINE void store_truncated(uint8_t* p, Ints v) { store_narrow(p, v); }
-  HS_INLINE void store_first(void* p, Ints v, int quarters) { __builtin_memcpy(p, &v, static_cast<size_t>(quarters) * 8); }
+  HS_INLINE void store_first(void* p, Ints v, int quarters) {
+    __builtin_memcpy(p, &v, static_cast<size_t>(quarters) * 8);
+  }
   HS_INLINE Ints widen(const uint8_t* p) {
     return Ints(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
@@ -315,7 +319,9 @@ struct Lanes<16> {
   }
   HS_INLINE Ints widen(const uint8_t* p) { return Ints{p[0], p[1], p[2], p[3]}; }
   HS_INLINE void store_truncated(uint8_t* p, Ints v) { store_narrow(p, v); }
-  HS_INLINE void store_first(void* p, Ints v, int quarters) { __builtin_memcpy(p, &v, static_cast<size_t>(quarters) * 4); }
+  HS_INLINE void store_first(void* p, Ints v, int quarters) {
+    __builtin_memcpy(p, &v, static_cast<size_t>(quarters) * 4);
+  }
 };
 #endif
 

@@ -13,7 +13,8 @@ HS_INLINE void largest_of_four(const Vec* v, float* largest) {
     return max_of(low, Vec(_mm512_shuffle_f32x4(__m512(a), __m512(b), 0xee)));
   };
   const Vec a = halves(v[0], v[1]), b = halves(v[2], v[3]);  // eight candidates of each vector
-  Vec c = max_of(Vec(_mm512_shuffle_f32x4(__m512(a), __m512(b), 0x88)), Vec(_mm512_shuffle_f32x4(__m512(a), __m512(b), 0xdd)));
+  Vec c = max_of(Vec(_mm512_shuffle_f32x4(__m512(a), __m512(b), 0x88)),
+                 Vec(_mm512_shuffle_f32x4(__m512(a), __m512(b), 0xdd)));
   c = max_of(c, Vec(_mm512_permute_ps(__m512(c), 0x4e)));
   c = max_of(c, Vec(_mm512_permute_ps(__m512(c), 0xb1)));
   const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
@@ -25,7 +26,8 @@ HS_INLINE void largest_of_four(const Vec* v, float* largest) {
 
 // `kCount` rows. `kShort`: a line is one vector, or less.
 template <int kCount, bool kShort>
-void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, uint8_t* codes, int64_t code_row, float* scales) {
+void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, uint8_t* codes, int64_t code_row,
+              float* scales) {
   const int64_t whole = kShort ? 0 : n / kWidth * kWidth, rest = n - whole;
   const IntVec magnitude = broadcast_int(non_negative ? -1 : 0x7fffffff);
   Vec most[kQuantizedRows] = {};
@@ -62,13 +64,15 @@ void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, ui
         for (int64_t i = 0; i < whole; i += kWidth)
           Wide::store_truncated(to + i, Wide::Ints(IntVec(Wide::rounded(load(x + i) * factor)) + zero_code));
       if (kShort || rest > 0)
-        Wide::store_truncated(to + whole, Wide::Ints(IntVec(Wide::rounded(load_part(x + whole, rest) * factor)) + zero_code));
+        Wide::store_truncated(to + whole,
+                              Wide::Ints(IntVec(Wide::rounded(load_part(x + whole, rest) * factor)) + zero_code));
     }
   }
 }
 
 template <int kCount>
-void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, uint8_t* codes, int64_t code_row, float* scales) {
+void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, uint8_t* codes, int64_t code_row,
+              float* scales) {
   const auto run = n <= kWidth ? quantize<kCount, true> : quantize<kCount, false>;
   run(rows, lines, n, non_negative, codes, code_row, scales);
 }
@@ -78,10 +82,14 @@ void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, ui
 void quantize_rows(const Lines* rows, int64_t count, int64_t lines, int64_t n, bool non_negative, uint8_t* codes,
                    int64_t code_row, float* scales) {
   switch (count) {
-    case 4: return quantize<4>(rows, lines, n, non_negative, codes, code_row, scales);
-    case 3: return quantize<3>(rows, lines, n, non_negative, codes, code_row, scales);
-    case 2: return quantize<2>(rows, lines, n, non_negative, codes, code_row, scales);
-    default: return quantize<1>(rows, lines, n, non_negative, codes, code_row, scales);
+    case 4:
+      return quantize<4>(rows, lines, n, non_negative, codes, code_row, scales);
+    case 3:
+      return quantize<3>(rows, lines, n, non_negative, codes, code_row, scales);
+    case 2:
+      return quantize<2>(rows, lines, n, non_negative, codes, code_row, scales);
+    default:
+      return quantize<1>(rows, lines, n, non_negative, codes, code_row, scales);
   }
 }
 

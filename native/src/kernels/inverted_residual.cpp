@@ -1,9 +1,9 @@
 // A whole inverted-residual block in one pass: [1x1 expansion] -> depthwise -> 1x1 projection (+ residual).
 // The hidden tensors are the largest of a mobile network and would cross memory four times; here a few rows of them
 // live in a ring in the second-level cache: rows are expanded as the window moves down, consumed by the depthwise
-// convolution at once, and projected before they are cold. Without expansion weights the depthwise convolution reads the
-// input itself: a depthwise-separable block.
-// Weights: `expand_weights` and `project_weights` as packed for a 1x1 `conv2d`, `depthwise_weights` as for `depthwise`.
+// convolution at once, and projected before they are cold. Without expansion weights the depthwise convolution reads
+// the input itself: a depthwise-separable block. Weights: `expand_weights` and `project_weights` as packed for a 1x1
+// `conv2d`, `depthwise_weights` as for `depthwise`.
 #include "depthwise.hpp"
 #include "gemm.hpp"
 
@@ -12,8 +12,9 @@ namespace {
 
 HS_FIELDS(Operands, Buffer, input, expand_weights, expand_bias, depthwise_weights, depthwise_bias, project_weights,
           project_bias, residual, output, workspace);
-HS_FIELDS(Ints, int64_t, batch, height, width, channels, hidden, out_height, out_width, out_channels, kernel_h, kernel_w,
-          stride_h, stride_w, pad_top, pad_left, expands, expand_activation, depthwise_activation, activation, residual_after);
+HS_FIELDS(Ints, int64_t, batch, height, width, channels, hidden, out_height, out_width, out_channels, kernel_h,
+          kernel_w, stride_h, stride_w, pad_top, pad_left, expands, expand_activation, depthwise_activation, activation,
+          residual_after);
 HS_FIELDS(Floats, float, expand_alpha, expand_beta, depthwise_alpha, depthwise_beta, alpha, beta);
 
 // What a thread keeps in its cache, beside the weights.
@@ -80,7 +81,8 @@ struct Block {
                 : d.expands != 0             ? ring + from % plan.ring_rows * d.width * d.hidden
                                              : input + from * d.width * d.hidden;
     }
-    const ActivationSpec activation{static_cast<Activation>(d.depthwise_activation), f.depthwise_alpha, f.depthwise_beta};
+    const ActivationSpec activation{static_cast<Activation>(d.depthwise_activation), f.depthwise_alpha,
+                                    f.depthwise_beta};
     DepthwiseRow r{};
     r.rows = rows;
     r.kernel_h = d.kernel_h;
@@ -155,8 +157,8 @@ int64_t workspace_bytes(const int64_t* ints, int threads) {
 }  // namespace
 
 void add_inverted_residual(KernelTable& table) {
-  add_kernel(table, {"inverted_residual", Operands::names, Ints::names, Floats::names, inverted_residual, workspace_bytes,
-                     nullptr, nullptr});
+  add_kernel(table, {"inverted_residual", Operands::names, Ints::names, Floats::names, inverted_residual,
+                     workspace_bytes, nullptr, nullptr});
 }
 
 }  // namespace hs::HS_ISA

@@ -16,10 +16,10 @@ namespace hs::HS_ISA {
 
 // A struct of fields of one type, and their names as one string: schema and access can't disagree.
 //   HS_FIELDS(Ints, int64_t, rows, columns)   ->   fields<Ints>(context.ints).rows, Ints::names
-#define HS_FIELDS(Name, Type, ...)                      \
-  struct Name {                                         \
-    Type __VA_ARGS__;                                   \
-    static constexpr const char* names = #__VA_ARGS__;  \
+#define HS_FIELDS(Name, Type, ...)                     \
+  struct Name {                                        \
+    Type __VA_ARGS__;                                  \
+    static constexpr const char* names = #__VA_ARGS__; \
   }
 struct Nothing {
   static constexpr const char* names = "";

@@ -24,8 +24,8 @@ void linear(const Context& context) {
   g.b_panel = d.inner * kPanel;
   g.c = p.output;
   g.c_row = d.columns;
-  g.epilogue = {p.bias, p.residual, d.columns, d.residual_after != 0,
-                {static_cast<Activation>(d.activation), f.alpha, f.beta}};
+  g.epilogue = {
+      p.bias, p.residual, d.columns, d.residual_after != 0, {static_cast<Activation>(d.activation), f.alpha, f.beta}};
   gemm(g, context.thread, context.threads);
 }
 

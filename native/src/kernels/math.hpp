@@ -96,8 +96,6 @@ HS_INLINE Vec erf_of(Vec x) {
   return select(given == given, x * p / q, given);
 }
 
-HS_INLINE Vec softplus_of(Vec x) {
-  return max_of(x, zero()) + log_of(broadcast(1.0f) + exp_of(zero() - abs_of(x)));
-}
+HS_INLINE Vec softplus_of(Vec x) { return max_of(x, zero()) + log_of(broadcast(1.0f) + exp_of(zero() - abs_of(x))); }
 
 }  // namespace hs::HS_ISA

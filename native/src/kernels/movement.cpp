@@ -7,8 +7,8 @@ namespace {
 // output[output_offset + i . o] = input[input_offset + i . s] for all i below (d0 .. d5); all counted in elements of
 // 1, 2, 4 or 8 bytes.
 HS_FIELDS(CopyOperands, Buffer, input, output);
-HS_FIELDS(CopyInts, int64_t, element_bytes, input_offset, output_offset, d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, o0,
-          o1, o2, o3, o4, o5);
+HS_FIELDS(CopyInts, int64_t, element_bytes, input_offset, output_offset, d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5,
+          o0, o1, o2, o3, o4, o5);
 
 template <class T>
 void copy_rows(const CopyInts& d, const T* input, T* output, int thread, int threads) {
@@ -19,8 +19,8 @@ void copy_rows(const CopyInts& d, const T* input, T* output, int thread, int thr
   input += d.input_offset;
   output += d.output_offset;
   for (int64_t r = mine.begin; r < mine.end; ++r) {
-    const int64_t i4 = r % d.d4, i3 = r / d.d4 % d.d3, i2 = r / (d.d4 * d.d3) % d.d2, i1 = r / (d.d4 * d.d3 * d.d2) % d.d1,
-                  i0 = r / (d.d4 * d.d3 * d.d2 * d.d1);
+    const int64_t i4 = r % d.d4, i3 = r / d.d4 % d.d3, i2 = r / (d.d4 * d.d3) % d.d2,
+                  i1 = r / (d.d4 * d.d3 * d.d2) % d.d1, i0 = r / (d.d4 * d.d3 * d.d2 * d.d1);
     const T* from = input + i0 * d.s0 + i1 * d.s1 + i2 * d.s2 + i3 * d.s3 + i4 * d.s4;
     T* to = output + i0 * d.o0 + i1 * d.o1 + i2 * d.o2 + i3 * d.o3 + i4 * d.o4;
     if (d.s5 == 1 && d.o5 == 1) {
@@ -35,11 +35,16 @@ void strided_copy(const Context& context) {
   const auto& d = ints_of<CopyInts>(context);
   const auto& p = operands_of<CopyOperands>(context);
   switch (d.element_bytes) {
-    case 1: return copy_rows<uint8_t>(d, p.input, p.output, context.thread, context.threads);
-    case 2: return copy_rows<uint16_t>(d, p.input, p.output, context.thread, context.threads);
-    case 4: return copy_rows<uint32_t>(d, p.input, p.output, context.thread, context.threads);
-    case 8: return copy_rows<uint64_t>(d, p.input, p.output, context.thread, context.threads);
-    default: return;
+    case 1:
+      return copy_rows<uint8_t>(d, p.input, p.output, context.thread, context.threads);
+    case 2:
+      return copy_rows<uint16_t>(d, p.input, p.output, context.thread, context.threads);
+    case 4:
+      return copy_rows<uint32_t>(d, p.input, p.output, context.thread, context.threads);
+    case 8:
+      return copy_rows<uint64_t>(d, p.input, p.output, context.thread, context.threads);
+    default:
+      return;
   }
 }
 
@@ -57,8 +62,8 @@ void fill(const Context& context) {
 }  // namespace
 
 void add_movement(KernelTable& table) {
-  add_kernel(table, {"strided_copy", CopyOperands::names, CopyInts::names, Nothing::names, strided_copy, nullptr, nullptr,
-                     nullptr});
+  add_kernel(table, {"strided_copy", CopyOperands::names, CopyInts::names, Nothing::names, strided_copy, nullptr,
+                     nullptr, nullptr});
   add_kernel(table, {"fill", FillOperands::names, FillInts::names, FillFloats::names, fill, nullptr, nullptr, nullptr});
 }
 

@@ -69,7 +69,8 @@ void global_average_pool(const Context& context) {
     const int64_t lanes = min_of(kWidth, d.channels - c);
     const float* x = static_cast<const float*>(p.input) + image * d.pixels * d.channels + c;
     Vec sum[4] = {};  // four chains hide the latency of the additions
-    for (int64_t i = 0; i < d.pixels; ++i, x += d.channels) sum[i & 3] += lanes == kWidth ? load(x) : load_part(x, lanes);
+    for (int64_t i = 0; i < d.pixels; ++i, x += d.channels)
+      sum[i & 3] += lanes == kWidth ? load(x) : load_part(x, lanes);
     store_part(static_cast<float*>(p.output) + image * d.channels + c, lanes,
                (sum[0] + sum[1] + (sum[2] + sum[3])) * scale);
   }

@@ -28,7 +28,8 @@ void probe_peak(const Context& context) {
 }  // namespace
 
 void add_probe(KernelTable& table) {
-  add_kernel(table, {"probe_peak", Operands::names, Ints::names, Nothing::names, probe_peak, nullptr, nullptr, nullptr});
+  add_kernel(table,
+             {"probe_peak", Operands::names, Ints::names, Nothing::names, probe_peak, nullptr, nullptr, nullptr});
 }
 
 }  // namespace hs::HS_ISA

@@ -29,7 +29,7 @@ HS_INLINE float fold(Function f, Vec v) {
   float result = v[0];
   for (int i = 1; i < kWidth; ++i) {
     const float x = v[i];
-    result = f == Function::max ? (x > result || x != x ? x : result)
+    result = f == Function::max   ? (x > result || x != x ? x : result)
              : f == Function::min ? (x < result || x != x ? x : result)
                                   : result + x;
   }
@@ -104,7 +104,8 @@ void softmax(const Context& context) {
 
 void add_reduction(KernelTable& table) {
   add_kernel(table, {"reduce", Operands::names, ReduceInts::names, Nothing::names, reduce, nullptr, nullptr, nullptr});
-  add_kernel(table, {"softmax", Operands::names, SoftmaxInts::names, Nothing::names, softmax, nullptr, nullptr, nullptr});
+  add_kernel(table,
+             {"softmax", Operands::names, SoftmaxInts::names, Nothing::names, softmax, nullptr, nullptr, nullptr});
 }
 
 }  // namespace hs::HS_ISA

@@ -1,4 +1,5 @@
-// One vector of floats of the width of the instruction set, in compiler vector extensions: one source serves all widths.
+// One vector of floats of the width of the instruction set, in compiler vector extensions: one source serves all
+// widths.
 #pragma once
 #include "isa.hpp"
 
@@ -45,7 +46,8 @@ HS_INLINE Vec load_part(const float* p, int64_t n) {
 #if defined(__AVX512F__)
   return Vec(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), p));
 #elif defined(__AVX2__)
-  const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  const __m256i mask =
+      _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   return Vec(_mm256_maskload_ps(p, mask));
 #else
   float lanes[kWidth] = {};
@@ -57,7 +59,8 @@ HS_INLINE void store_part(float* p, int64_t n, Vec v) {
 #if defined(__AVX512F__)
   _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1u), __m512(v));
 #elif defined(__AVX2__)
-  const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  const __m256i mask =
+      _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   _mm256_maskstore_ps(p, mask, __m256(v));
 #else
   float lanes[kWidth];

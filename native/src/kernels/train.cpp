@@ -96,8 +96,8 @@ void finish_backward_as(const float* block, int64_t block_row, int64_t row, int6
 
 // One tile of C += A^T B.
 template <int kRows, int kVectors>
-void transposed_tile(const float* a, int64_t a_row, const float* b, int64_t b_row, int64_t rows, float* c, int64_t c_row,
-                     int64_t last_lanes) {
+void transposed_tile(const float* a, int64_t a_row, const float* b, int64_t b_row, int64_t rows, float* c,
+                     int64_t c_row, int64_t last_lanes) {
   Vec sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
@@ -147,8 +147,10 @@ template <class S>
 void finish_forward(const float* block, int64_t block_row, int64_t rows, int64_t channels, typename S::Value* z,
                     int64_t z_row, double* sums, int64_t sums_stride) {
   if (z == nullptr && sums == nullptr) return;
-  if (z == nullptr) finish_forward_as<S, false>(block, block_row, rows, channels, z, z_row, sums, sums_stride);
-  else finish_forward_as<S, true>(block, block_row, rows, channels, z, z_row, sums, sums_stride);
+  if (z == nullptr)
+    finish_forward_as<S, false>(block, block_row, rows, channels, z, z_row, sums, sums_stride);
+  else
+    finish_forward_as<S, true>(block, block_row, rows, channels, z, z_row, sums, sums_stride);
 }
 template void finish_forward<Float32>(const float*, int64_t, int64_t, int64_t, float*, int64_t, double*, int64_t);
 template void finish_forward<BFloat16>(const float*, int64_t, int64_t, int64_t, uint16_t*, int64_t, double*, int64_t);
@@ -156,14 +158,16 @@ template void finish_forward<BFloat16>(const float*, int64_t, int64_t, int64_t, 
 template <class S>
 void finish_backward(const float* block, int64_t block_row, int64_t row, int64_t rows, int64_t first, int64_t count,
                      const InputGradient<S>& to) {
-#define HS_FINISH(kind, normalised)                                                                                     \
-  return to.extra != nullptr                                                                                            \
-             ? finish_backward_as<S, Activation::kind, normalised, true>(block, block_row, row, rows, first, count, to) \
-             : finish_backward_as<S, Activation::kind, normalised, false>(block, block_row, row, rows, first, count, to)
+#define HS_FINISH(kind, normalised)                                                                                    \
+  return to.extra != nullptr ? finish_backward_as<S, Activation::kind, normalised, true>(block, block_row, row, rows,  \
+                                                                                         first, count, to)             \
+                             : finish_backward_as<S, Activation::kind, normalised, false>(block, block_row, row, rows, \
+                                                                                          first, count, to)
   if (to.z == nullptr) HS_FINISH(none, false);
   switch (to.activation.kind) {
-#define HS_CASE(kind) \
-  case Activation::kind: HS_FINISH(kind, true);
+#define HS_CASE(kind)    \
+  case Activation::kind: \
+    HS_FINISH(kind, true);
     HS_FOR_EACH_ACTIVATION(HS_CASE)
 #undef HS_CASE
   }

@@ -19,8 +19,10 @@ struct Float32 {
   static constexpr bool is_float = true;
   HS_INLINE Vec read(const float* p, int64_t lanes) { return lanes == kWidth ? load(p) : load_part(p, lanes); }
   HS_INLINE void write(float* p, int64_t lanes, Vec v) {
-    if (lanes == kWidth) store(p, v);
-    else store_part(p, lanes, v);
+    if (lanes == kWidth)
+      store(p, v);
+    else
+      store_part(p, lanes, v);
   }
 };
 
@@ -155,18 +157,20 @@ HS_INLINE void load_row(const typename S::Value* x, OnLoad load_as, typename To:
   const bool clips = is_clip(load_as.activation.kind);
   const Limits limits = limits_of(clips ? load_as.activation : ActivationSpec{Activation::none, 0.0f, 0.0f});
   const Vec low = broadcast(limits.low), high = broadcast(limits.high);
-  over_vectors(n, HS_EACH {
-    Vec v = S::read(x + i, lanes) * Float32::read(load_as.scale + i, lanes) + Float32::read(load_as.shift + i, lanes);
-    if (clips) {
-      v = min_of(high, max_of(low, v));
-    } else {
-      float values[kWidth];
-      store(values, v);
-      activate_values(values, values, kWidth, load_as.activation);
-      v = load(values);
-    }
-    To::write(y + i, lanes, v);
-  });
+  over_vectors(
+      n, HS_EACH {
+        Vec v =
+            S::read(x + i, lanes) * Float32::read(load_as.scale + i, lanes) + Float32::read(load_as.shift + i, lanes);
+        if (clips) {
+          v = min_of(high, max_of(low, v));
+        } else {
+          float values[kWidth];
+          store(values, v);
+          activate_values(values, values, kWidth, load_as.activation);
+          v = load(values);
+        }
+        To::write(y + i, lanes, v);
+      });
 }
 
 // Where dz comes from; `z` and `coefficients` are null where g is dz already.
@@ -177,8 +181,8 @@ struct OutputGradient {
   const float* coefficients;
   int64_t channels;
 };
-// n values of dz from position `at`, first of them of channel `first`; the rest of the vector behind them is zero-filled
-// up to `padded`.
+// n values of dz from position `at`, first of them of channel `first`; the rest of the vector behind them is
+// zero-filled up to `padded`.
 template <class S, class To = Float32>
 HS_INLINE void load_gradient(const OutputGradient<S>& from, int64_t at, int64_t first, int64_t n, int64_t padded,
                              typename To::Value* y) {
@@ -188,11 +192,12 @@ HS_INLINE void load_gradient(const OutputGradient<S>& from, int64_t at, int64_t 
     const float* a = from.coefficients + first;
     const float* b = a + from.channels;
     const float* c = b + from.channels;
-    over_vectors(n, HS_EACH {
-      const Vec dz = S::read(from.g + at + i, lanes) * Float32::read(a + i, lanes) +
-                     (S::read(from.z + at + i, lanes) * Float32::read(b + i, lanes) + Float32::read(c + i, lanes));
-      To::write(y + i, lanes, dz);
-    });
+    over_vectors(
+        n, HS_EACH {
+          const Vec dz = S::read(from.g + at + i, lanes) * Float32::read(a + i, lanes) +
+                         (S::read(from.z + at + i, lanes) * Float32::read(b + i, lanes) + Float32::read(c + i, lanes));
+          To::write(y + i, lanes, dz);
+        });
   }
   for (int64_t i = n; i < padded; ++i) y[i] = 0;
 }

@@ -11,11 +11,11 @@ namespace {
 HS_FIELDS(ForwardOperands, Buffer, x, coefficients, weights, bias, z, sums, workspace);
 HS_FIELDS(ForwardInts, int64_t, batch, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w,
           stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, groups, activation, half);
-HS_FIELDS(BackwardOperands, Buffer, g, z, gradient_coefficients, x, coefficients, weights, extra, end_z, end_coefficients,
-          gx, gx_sums, weight_gradient, bias_gradient, workspace);
-HS_FIELDS(BackwardInts, int64_t, batch, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w,
-          stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, groups, activation, end_activation, half,
-          wants_x, wants_weights);
+HS_FIELDS(BackwardOperands, Buffer, g, z, gradient_coefficients, x, coefficients, weights, extra, end_z,
+          end_coefficients, gx, gx_sums, weight_gradient, bias_gradient, workspace);
+HS_FIELDS(BackwardInts, int64_t, batch, height, width, channels, out_height, out_width, out_channels, kernel_h,
+          kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, groups, activation, end_activation,
+          half, wants_x, wants_weights);
 HS_FIELDS(ForwardFloats, float, alpha, beta);
 HS_FIELDS(BackwardFloats, float, alpha, beta, end_alpha, end_beta);
 
@@ -24,8 +24,8 @@ constexpr int64_t kMostRows = 18 * kTileRows;
 
 template <class Ints>
 bool is_product(const Ints& d) {
-  return d.kernel_h == 1 && d.kernel_w == 1 && d.stride_h == 1 && d.stride_w == 1 && d.pad_top == 0 && d.pad_left == 0 &&
-         d.out_height == d.height && d.out_width == d.width && d.groups == 1;
+  return d.kernel_h == 1 && d.kernel_w == 1 && d.stride_h == 1 && d.stride_w == 1 && d.pad_top == 0 &&
+         d.pad_left == 0 && d.out_height == d.height && d.out_width == d.width && d.groups == 1;
 }
 template <class Ints>
 int64_t inner_of(const Ints& d) {
@@ -86,8 +86,8 @@ void gather(const Ints& d, const typename S::Value* x, OnLoad load_as, int64_t g
         if (line < 0 || line >= d.height || column < 0 || column >= d.width) {
           clear<To>(y, channels);
         } else {
-          load_row<S, To>(x + ((image * d.height + line) * d.width + column) * d.channels + group * channels, load_as, y,
-                      channels);
+          load_row<S, To>(x + ((image * d.height + line) * d.width + column) * d.channels + group * channels, load_as,
+                          y, channels);
         }
       }
   }
@@ -119,8 +119,8 @@ void gather_gradient(const BackwardInts& d, const OutputGradient<S>& from, int64
 
 // This thread's share of the panels of one group's weights; a barrier must follow. As pairs, two values take the place
 // of one float32.
-void pack_weights(const float* weights, int64_t row, int64_t inner, int64_t columns, bool pairs, float* packed, int thread,
-                  int threads) {
+void pack_weights(const float* weights, int64_t row, int64_t inner, int64_t columns, bool pairs, float* packed,
+                  int thread, int threads) {
   const Range mine = share(columns, kPanel, thread, threads);
   if (mine.begin >= mine.end) return;
   const int64_t width = mine.end - mine.begin;
@@ -133,15 +133,15 @@ void pack_weights(const float* weights, int64_t row, int64_t inner, int64_t colu
 }
 
 // Panels of the transposed weights: row (position in the window, output), column = input channel.
-void pack_transposed(const float* weights, int64_t positions, int64_t channels, int64_t outputs, int64_t row, bool pairs,
-                     float* packed, int thread, int threads) {
+void pack_transposed(const float* weights, int64_t positions, int64_t channels, int64_t outputs, int64_t row,
+                     bool pairs, float* packed, int thread, int threads) {
   const Range mine = share(channels, kPanel, thread, threads);
   if (pairs) {
     const int64_t of_position = divide_up(outputs, 2), panel_pairs = positions * of_position;
     uint32_t* to = reinterpret_cast<uint32_t*>(packed) + mine.begin * panel_pairs;
     for (int64_t p = 0; p < positions && mine.begin < mine.end; ++p)
-      pack_pairs_transposed(weights + (p * channels + mine.begin) * row, row, outputs, mine.end - mine.begin, panel_pairs,
-                            to + p * of_position * kPanel);
+      pack_pairs_transposed(weights + (p * channels + mine.begin) * row, row, outputs, mine.end - mine.begin,
+                            panel_pairs, to + p * of_position * kPanel);
     return;
   }
   for (int64_t n = mine.begin; n < mine.end; n += kPanel) {
@@ -290,7 +290,8 @@ BackwardPlan plan_backward(const BackwardInts& d, int threads) {
   p.pairs = pairs ? round_up(divide_up(p.block, 2) * (p.x_row + p.padded), 16) : 0;
   p.dx = d.wants_x != 0 ? round_up(p.x_block * p.in_columns, 16) : 0;
   p.partial = d.wants_weights != 0 && !p.split_weights ? round_up(p.inner * d.out_channels, 16) : 0;
-  p.per_thread = p.dz + p.x + p.dx + p.partial + p.pairs + round_up(4 * d.channels, 16) + round_up(2 * d.out_channels, 16);
+  p.per_thread =
+      p.dz + p.x + p.dx + p.partial + p.pairs + round_up(4 * d.channels, 16) + round_up(2 * d.out_channels, 16);
   return p;
 }
 
@@ -320,14 +321,19 @@ void backward(const Context& context) {
   const bool counts = !p.gx_sums.absent(), wants_bias = !p.bias_gradient.absent();
   const OutputGradient<S> from{p.g, p.z, p.gradient_coefficients, d.out_channels};
   const OnLoad load_as = on_load(p.coefficients, d.channels, {static_cast<Activation>(d.activation), f.alpha, f.beta});
-  const InputGradient<S> to{p.gx, p.extra, p.end_z, p.end_coefficients,
+  const InputGradient<S> to{p.gx,
+                            p.extra,
+                            p.end_z,
+                            p.end_coefficients,
                             {static_cast<Activation>(d.end_activation), f.end_alpha, f.end_beta},
-                            counts ? sums : nullptr, d.channels};
+                            counts ? sums : nullptr,
+                            d.channels};
 
   if (d.wants_x != 0)
     for (int64_t group = 0; group < d.groups; ++group)
-      pack_transposed(weights + group * plan.columns, d.kernel_h * d.kernel_w, plan.in_columns, plan.columns, d.out_channels, pairs,
-                      packed + group * packed_floats(plan.back_inner, plan.in_columns), context.thread, context.threads);
+      pack_transposed(weights + group * plan.columns, d.kernel_h * d.kernel_w, plan.in_columns, plan.columns,
+                      d.out_channels, pairs, packed + group * packed_floats(plan.back_inner, plan.in_columns),
+                      context.thread, context.threads);
   for (int64_t i = 0; counts && i < 2 * d.channels; ++i) sums[i] = 0.0;
   for (int64_t i = 0; wants_bias && i < d.out_channels; ++i) bias_sums[i] = 0.0;
   if (plan.partial > 0) clear<Float32>(partial, plan.inner * d.out_channels);
@@ -357,8 +363,8 @@ void backward(const Context& context) {
   };
 
   // dw (inner x columns) += x^T dz over the rows of a block.
-  const auto weight_gradient = [&](const typename To::Value* a, int64_t a_row, int64_t count, int64_t b_row, int64_t columns,
-                                   float* c) {
+  const auto weight_gradient = [&](const typename To::Value* a, int64_t a_row, int64_t count, int64_t b_row,
+                                   int64_t columns, float* c) {
     if constexpr (pairs) {
       for (int64_t r = 0; r < count; r += 2) {
         const bool both = r + 1 < count;
@@ -385,11 +391,12 @@ void backward(const Context& context) {
           load_gradient<S, To>(from, (begin + r) * d.out_channels + first, first, plan.columns, plan.padded,
                                dz + r * plan.padded);
         if (wants_bias) {
-          over_vectors(plan.columns, HS_EACH {
-            Vec sum = zero();
-            for (int64_t r = 0; r < count; ++r) sum += To::read(dz + r * plan.padded + i, lanes);
-            add_to(bias_sums + first + i, sum, lanes);
-          });
+          over_vectors(
+              plan.columns, HS_EACH {
+                Vec sum = zero();
+                for (int64_t r = 0; r < count; ++r) sum += To::read(dz + r * plan.padded + i, lanes);
+                add_to(bias_sums + first + i, sum, lanes);
+              });
         }
         if (walk_weights) {
           gather<S, To>(d, x, load_as, group, begin, begin + count, x_block, plan.x_row);
@@ -436,8 +443,8 @@ void backward(const Context& context) {
   barrier(context);
   const int64_t sums_at = plan.dz + plan.x + plan.dx + plan.partial + plan.pairs;
   if (counts)
-    combine_sums(reinterpret_cast<const double*>(part(0) + sums_at), context.threads, 2 * d.channels, plan.per_thread / 2,
-                 p.gx_sums, context.thread);
+    combine_sums(reinterpret_cast<const double*>(part(0) + sums_at), context.threads, 2 * d.channels,
+                 plan.per_thread / 2, p.gx_sums, context.thread);
   if (wants_bias) {
     const double* all = reinterpret_cast<const double*>(part(0) + sums_at) + round_up(2 * d.channels, 8);
     float* bias = p.bias_gradient;
@@ -451,11 +458,13 @@ void backward(const Context& context) {
   if (walk_weights) {
     const Range mine = share(plan.inner * d.out_channels, 64, context.thread, context.threads);
     const float* all = part(0) + plan.dz + plan.x + plan.dx;
-    over_vectors(mine.end - mine.begin, HS_EACH {
-      Vec sum = zero();
-      for (int t = 0; t < context.threads; ++t) sum += Float32::read(all + t * plan.per_thread + mine.begin + i, lanes);
-      Float32::write(dw + mine.begin + i, lanes, sum);
-    });
+    over_vectors(
+        mine.end - mine.begin, HS_EACH {
+          Vec sum = zero();
+          for (int t = 0; t < context.threads; ++t)
+            sum += Float32::read(all + t * plan.per_thread + mine.begin + i, lanes);
+          Float32::write(dw + mine.begin + i, lanes, sum);
+        });
   }
 }
 

@@ -10,10 +10,11 @@ namespace {
 HS_FIELDS(ForwardOperands, Buffer, x, coefficients, weights, bias, z, sums, workspace);
 HS_FIELDS(ForwardInts, int64_t, batch, height, width, channels, out_height, out_width, kernel_h, kernel_w, stride_h,
           stride_w, dilation_h, dilation_w, pad_top, pad_left, activation, half);
-HS_FIELDS(BackwardOperands, Buffer, g, z, gradient_coefficients, x, coefficients, weights, extra, end_z, end_coefficients,
-          gx, gx_sums, weight_gradient, bias_gradient, workspace);
+HS_FIELDS(BackwardOperands, Buffer, g, z, gradient_coefficients, x, coefficients, weights, extra, end_z,
+          end_coefficients, gx, gx_sums, weight_gradient, bias_gradient, workspace);
 HS_FIELDS(BackwardInts, int64_t, batch, height, width, channels, out_height, out_width, kernel_h, kernel_w, stride_h,
-          stride_w, dilation_h, dilation_w, pad_top, pad_left, activation, end_activation, half, wants_x, wants_weights);
+          stride_w, dilation_h, dilation_w, pad_top, pad_left, activation, end_activation, half, wants_x,
+          wants_weights);
 HS_FIELDS(ForwardFloats, float, alpha, beta);
 HS_FIELDS(BackwardFloats, float, alpha, beta, end_alpha, end_beta);
 
@@ -43,35 +44,38 @@ ForwardPlan plan_forward(const ForwardInts& d) {
 template <int kHeight, int kWidthOfWindow, int kStride>
 void convolve_line(const float* const* lines, const float* weights, const float* bias, float* y, int64_t out_width,
                    int64_t channels) {
-  over_vectors(channels, HS_EACH {
-    Vec w[kHeight * kWidthOfWindow];
+  over_vectors(
+      channels, HS_EACH {
+        Vec w[kHeight * kWidthOfWindow];
 #pragma GCC unroll 32
-    for (int t = 0; t < kHeight * kWidthOfWindow; ++t) w[t] = Float32::read(weights + t * channels + i, lanes);
-    const Vec start = bias == nullptr ? zero() : Float32::read(bias + i, lanes);
-    for (int64_t ox = 0; ox < out_width; ++ox) {
-      Vec sum = start;
+        for (int t = 0; t < kHeight * kWidthOfWindow; ++t) w[t] = Float32::read(weights + t * channels + i, lanes);
+        const Vec start = bias == nullptr ? zero() : Float32::read(bias + i, lanes);
+        for (int64_t ox = 0; ox < out_width; ++ox) {
+          Vec sum = start;
 #pragma GCC unroll 8
-      for (int ky = 0; ky < kHeight; ++ky) {
-        const float* from = lines[ky] + ox * kStride * channels + i;
+          for (int ky = 0; ky < kHeight; ++ky) {
+            const float* from = lines[ky] + ox * kStride * channels + i;
 #pragma GCC unroll 8
-        for (int kx = 0; kx < kWidthOfWindow; ++kx)
-          sum += Float32::read(from + kx * channels, lanes) * w[ky * kWidthOfWindow + kx];
-      }
-      Float32::write(y + ox * channels + i, lanes, sum);
-    }
-  });
+            for (int kx = 0; kx < kWidthOfWindow; ++kx)
+              sum += Float32::read(from + kx * channels, lanes) * w[ky * kWidthOfWindow + kx];
+          }
+          Float32::write(y + ox * channels + i, lanes, sum);
+        }
+      });
 }
 
-void convolve_line_of_any(const ForwardInts& d, const float* const* lines, const float* weights, const float* bias, float* y) {
+void convolve_line_of_any(const ForwardInts& d, const float* const* lines, const float* weights, const float* bias,
+                          float* y) {
   for (int64_t ox = 0; ox < d.out_width; ++ox)
-    over_vectors(d.channels, HS_EACH {
-      Vec sum = bias == nullptr ? zero() : Float32::read(bias + i, lanes);
-      for (int64_t ky = 0; ky < d.kernel_h; ++ky)
-        for (int64_t kx = 0; kx < d.kernel_w; ++kx)
-          sum += Float32::read(lines[ky] + (ox * d.stride_w + kx * d.dilation_w) * d.channels + i, lanes) *
-                 Float32::read(weights + (ky * d.kernel_w + kx) * d.channels + i, lanes);
-      Float32::write(y + ox * d.channels + i, lanes, sum);
-    });
+    over_vectors(
+        d.channels, HS_EACH {
+          Vec sum = bias == nullptr ? zero() : Float32::read(bias + i, lanes);
+          for (int64_t ky = 0; ky < d.kernel_h; ++ky)
+            for (int64_t kx = 0; kx < d.kernel_w; ++kx)
+              sum += Float32::read(lines[ky] + (ox * d.stride_w + kx * d.dilation_w) * d.channels + i, lanes) *
+                     Float32::read(weights + (ky * d.kernel_w + kx) * d.channels + i, lanes);
+          Float32::write(y + ox * d.channels + i, lanes, sum);
+        });
 }
 
 constexpr int64_t kTallest = 16;  // windows are at most so high; checked when a program is compiled
@@ -119,11 +123,16 @@ void forward(const Context& context) {
       }
       Value* out = z + (image * d.out_height + oy) * d.out_width * d.channels;
       float* y = S::is_float ? reinterpret_cast<float*>(out) : row;
-      if (three && simple && d.stride_w == 1) convolve_line<3, 3, 1>(lines, p.weights, p.bias, y, d.out_width, d.channels);
-      else if (three && simple) convolve_line<3, 3, 2>(lines, p.weights, p.bias, y, d.out_width, d.channels);
-      else if (five && simple && d.stride_w == 1) convolve_line<5, 5, 1>(lines, p.weights, p.bias, y, d.out_width, d.channels);
-      else if (five && simple) convolve_line<5, 5, 2>(lines, p.weights, p.bias, y, d.out_width, d.channels);
-      else convolve_line_of_any(d, lines, p.weights, p.bias, y);
+      if (three && simple && d.stride_w == 1)
+        convolve_line<3, 3, 1>(lines, p.weights, p.bias, y, d.out_width, d.channels);
+      else if (three && simple)
+        convolve_line<3, 3, 2>(lines, p.weights, p.bias, y, d.out_width, d.channels);
+      else if (five && simple && d.stride_w == 1)
+        convolve_line<5, 5, 1>(lines, p.weights, p.bias, y, d.out_width, d.channels);
+      else if (five && simple)
+        convolve_line<5, 5, 2>(lines, p.weights, p.bias, y, d.out_width, d.channels);
+      else
+        convolve_line_of_any(d, lines, p.weights, p.bias, y);
       finish_forward<S>(y, d.channels, d.out_width, d.channels, S::is_float ? nullptr : out, d.channels,
                         counts ? sums : nullptr, d.channels);
     }
@@ -159,79 +168,85 @@ BackwardPlan plan_backward(const BackwardInts& d) {
   return p;
 }
 
-// Taps of the window's row that meet input column ix: kx = first, first + step, ... ; the output column falls by one each.
+// Taps of the window's row that meet input column ix: kx = first, first + step, ... ; the output column falls by one
+// each.
 template <int kTaps, int kStride>
 void spread_line(const float* const* lines, const float* const* weights, int64_t count, int64_t pad_left, int64_t width,
                  int64_t channels, float* dx) {
-  over_vectors(channels, HS_EACH {
-    Vec w[3 * kTaps];
-    const bool in_registers = count * kTaps <= 3 * kTaps && kTaps <= 3;
-    if (in_registers)
-      for (int64_t k = 0; k < count; ++k)
+  over_vectors(
+      channels, HS_EACH {
+        Vec w[3 * kTaps];
+        const bool in_registers = count * kTaps <= 3 * kTaps && kTaps <= 3;
+        if (in_registers)
+          for (int64_t k = 0; k < count; ++k)
 #pragma GCC unroll 8
-        for (int kx = 0; kx < kTaps; ++kx) w[k * kTaps + kx] = Float32::read(weights[k] + kx * channels + i, lanes);
-    for (int64_t start = 0; start < kStride; ++start) {
-      // Input columns of one phase: (ix + pad) % stride == start; their taps are start, start + stride, ...
-      const int64_t first = ((start - pad_left) % kStride + kStride) % kStride;
-      for (int64_t ix = first; ix < width; ix += kStride) {
-        const int64_t ox = (ix + pad_left) / kStride;
-        Vec sum = zero();
-        for (int64_t k = 0; k < count; ++k) {
-          const float* from = lines[k] + ox * channels + i;
+            for (int kx = 0; kx < kTaps; ++kx) w[k * kTaps + kx] = Float32::read(weights[k] + kx * channels + i, lanes);
+        for (int64_t start = 0; start < kStride; ++start) {
+          // Input columns of one phase: (ix + pad) % stride == start; their taps are start, start + stride, ...
+          const int64_t first = ((start - pad_left) % kStride + kStride) % kStride;
+          for (int64_t ix = first; ix < width; ix += kStride) {
+            const int64_t ox = (ix + pad_left) / kStride;
+            Vec sum = zero();
+            for (int64_t k = 0; k < count; ++k) {
+              const float* from = lines[k] + ox * channels + i;
 #pragma GCC unroll 8
-          for (int kx = 0; kx < kTaps; ++kx)
-            if (kStride == 1 || kx % kStride == start)
-              sum += Float32::read(from - kx / kStride * channels, lanes) *
-                     (in_registers ? w[k * kTaps + kx] : Float32::read(weights[k] + kx * channels + i, lanes));
+              for (int kx = 0; kx < kTaps; ++kx)
+                if (kStride == 1 || kx % kStride == start)
+                  sum += Float32::read(from - kx / kStride * channels, lanes) *
+                         (in_registers ? w[k * kTaps + kx] : Float32::read(weights[k] + kx * channels + i, lanes));
+            }
+            Float32::write(dx + ix * channels + i, lanes, sum);
+          }
         }
-        Float32::write(dx + ix * channels + i, lanes, sum);
-      }
-    }
-  });
+      });
 }
 
 void spread_line_of_any(const BackwardInts& d, const float* const* lines, const float* const* weights, int64_t count,
                         float* dx) {
   for (int64_t ix = 0; ix < d.width; ++ix)
-    over_vectors(d.channels, HS_EACH {
-      Vec sum = zero();
-      for (int64_t k = 0; k < count; ++k)
-        for (int64_t kx = 0; kx < d.kernel_w; ++kx) {
-          const int64_t at = ix + d.pad_left - kx * d.dilation_w;
-          if (at < 0 || at % d.stride_w != 0 || at / d.stride_w >= d.out_width) continue;
-          sum += Float32::read(lines[k] + at / d.stride_w * d.channels + i, lanes) *
-                 Float32::read(weights[k] + kx * d.channels + i, lanes);
-        }
-      Float32::write(dx + ix * d.channels + i, lanes, sum);
-    });
+    over_vectors(
+        d.channels, HS_EACH {
+          Vec sum = zero();
+          for (int64_t k = 0; k < count; ++k)
+            for (int64_t kx = 0; kx < d.kernel_w; ++kx) {
+              const int64_t at = ix + d.pad_left - kx * d.dilation_w;
+              if (at < 0 || at % d.stride_w != 0 || at / d.stride_w >= d.out_width) continue;
+              sum += Float32::read(lines[k] + at / d.stride_w * d.channels + i, lanes) *
+                     Float32::read(weights[k] + kx * d.channels + i, lanes);
+            }
+          Float32::write(dx + ix * d.channels + i, lanes, sum);
+        });
 }
 
 // Gradient of one row of the window from one input line and one line of output gradients.
 template <int kTaps, int kStride>
 void weigh_line(const float* x, const float* dz, int64_t out_width, int64_t channels, float* dw) {
-  over_vectors(channels, HS_EACH {
-    Vec sum[kTaps];
+  over_vectors(
+      channels, HS_EACH {
+        Vec sum[kTaps];
 #pragma GCC unroll 8
-    for (int kx = 0; kx < kTaps; ++kx) sum[kx] = Float32::read(dw + kx * channels + i, lanes);
-    for (int64_t ox = 0; ox < out_width; ++ox) {
-      const Vec g = Float32::read(dz + ox * channels + i, lanes);
+        for (int kx = 0; kx < kTaps; ++kx) sum[kx] = Float32::read(dw + kx * channels + i, lanes);
+        for (int64_t ox = 0; ox < out_width; ++ox) {
+          const Vec g = Float32::read(dz + ox * channels + i, lanes);
 #pragma GCC unroll 8
-      for (int kx = 0; kx < kTaps; ++kx) sum[kx] += Float32::read(x + (ox * kStride + kx) * channels + i, lanes) * g;
-    }
+          for (int kx = 0; kx < kTaps; ++kx)
+            sum[kx] += Float32::read(x + (ox * kStride + kx) * channels + i, lanes) * g;
+        }
 #pragma GCC unroll 8
-    for (int kx = 0; kx < kTaps; ++kx) Float32::write(dw + kx * channels + i, lanes, sum[kx]);
-  });
+        for (int kx = 0; kx < kTaps; ++kx) Float32::write(dw + kx * channels + i, lanes, sum[kx]);
+      });
 }
 
 void weigh_line_of_any(const BackwardInts& d, const float* x, const float* dz, float* dw) {
   for (int64_t kx = 0; kx < d.kernel_w; ++kx)
-    over_vectors(d.channels, HS_EACH {
-      Vec sum = Float32::read(dw + kx * d.channels + i, lanes);
-      for (int64_t ox = 0; ox < d.out_width; ++ox)
-        sum += Float32::read(x + (ox * d.stride_w + kx * d.dilation_w) * d.channels + i, lanes) *
-               Float32::read(dz + ox * d.channels + i, lanes);
-      Float32::write(dw + kx * d.channels + i, lanes, sum);
-    });
+    over_vectors(
+        d.channels, HS_EACH {
+          Vec sum = Float32::read(dw + kx * d.channels + i, lanes);
+          for (int64_t ox = 0; ox < d.out_width; ++ox)
+            sum += Float32::read(x + (ox * d.stride_w + kx * d.dilation_w) * d.channels + i, lanes) *
+                   Float32::read(dz + ox * d.channels + i, lanes);
+          Float32::write(dw + kx * d.channels + i, lanes, sum);
+        });
 }
 
 template <class S>
@@ -252,9 +267,13 @@ void backward(const Context& context) {
   const bool counts = !p.gx_sums.absent(), wants_bias = !p.bias_gradient.absent();
   const OutputGradient<S> from{p.g, p.z, p.gradient_coefficients, d.channels};
   const OnLoad load_as = on_load(p.coefficients, d.channels, {static_cast<Activation>(d.activation), f.alpha, f.beta});
-  const InputGradient<S> to{p.gx, p.extra, p.end_z, p.end_coefficients,
+  const InputGradient<S> to{p.gx,
+                            p.extra,
+                            p.end_z,
+                            p.end_coefficients,
                             {static_cast<Activation>(d.end_activation), f.end_alpha, f.end_beta},
-                            counts ? sums : nullptr, d.channels};
+                            counts ? sums : nullptr,
+                            d.channels};
   for (int64_t i = 0; counts && i < 2 * d.channels; ++i) sums[i] = 0.0;
   clear(ring, plan.ring * plan.line + plan.x_line);
   clear(partial, (taps + 1) * d.channels);
@@ -278,11 +297,12 @@ void backward(const Context& context) {
         // The bias counts every output line once: the band that owns the line above it does so.
         const int64_t owner = min_of(d.height - 1, max_of(0, loaded * d.stride_h - d.pad_top));
         if (wants_bias && owner >= band.begin && owner < band.end)
-          over_vectors(d.channels, HS_EACH {
-            Vec sum = Float32::read(partial + taps * d.channels + i, lanes);
-            for (int64_t ox = 0; ox < d.out_width; ++ox) sum += Float32::read(line + ox * d.channels + i, lanes);
-            Float32::write(partial + taps * d.channels + i, lanes, sum);
-          });
+          over_vectors(
+              d.channels, HS_EACH {
+                Vec sum = Float32::read(partial + taps * d.channels + i, lanes);
+                for (int64_t ox = 0; ox < d.out_width; ++ox) sum += Float32::read(line + ox * d.channels + i, lanes);
+                Float32::write(partial + taps * d.channels + i, lanes, sum);
+              });
       }
       const float* lines[kTallest];
       const float* rows[kTallest];
@@ -302,27 +322,37 @@ void backward(const Context& context) {
           load_row<S>(source + ix * d.channels, load_as, y + ix * d.channels, d.channels);
         for (int64_t k = 0; k < count; ++k) {
           float* dw = partial + window_rows[k] * d.kernel_w * d.channels;
-          if (simple && d.kernel_w == 3 && d.stride_w == 1) weigh_line<3, 1>(x_line, lines[k], d.out_width, d.channels, dw);
-          else if (simple && d.kernel_w == 3) weigh_line<3, 2>(x_line, lines[k], d.out_width, d.channels, dw);
-          else if (simple && d.stride_w == 1) weigh_line<5, 1>(x_line, lines[k], d.out_width, d.channels, dw);
-          else if (simple) weigh_line<5, 2>(x_line, lines[k], d.out_width, d.channels, dw);
-          else weigh_line_of_any(d, x_line, lines[k], dw);
+          if (simple && d.kernel_w == 3 && d.stride_w == 1)
+            weigh_line<3, 1>(x_line, lines[k], d.out_width, d.channels, dw);
+          else if (simple && d.kernel_w == 3)
+            weigh_line<3, 2>(x_line, lines[k], d.out_width, d.channels, dw);
+          else if (simple && d.stride_w == 1)
+            weigh_line<5, 1>(x_line, lines[k], d.out_width, d.channels, dw);
+          else if (simple)
+            weigh_line<5, 2>(x_line, lines[k], d.out_width, d.channels, dw);
+          else
+            weigh_line_of_any(d, x_line, lines[k], dw);
         }
       }
       if (d.wants_x == 0) continue;
-      if (simple && d.kernel_w == 3 && d.stride_w == 1) spread_line<3, 1>(lines, rows, count, d.pad_left, d.width, d.channels, row);
-      else if (simple && d.kernel_w == 3) spread_line<3, 2>(lines, rows, count, d.pad_left, d.width, d.channels, row);
-      else if (simple && d.stride_w == 1) spread_line<5, 1>(lines, rows, count, d.pad_left, d.width, d.channels, row);
-      else if (simple) spread_line<5, 2>(lines, rows, count, d.pad_left, d.width, d.channels, row);
-      else spread_line_of_any(d, lines, rows, count, row);
+      if (simple && d.kernel_w == 3 && d.stride_w == 1)
+        spread_line<3, 1>(lines, rows, count, d.pad_left, d.width, d.channels, row);
+      else if (simple && d.kernel_w == 3)
+        spread_line<3, 2>(lines, rows, count, d.pad_left, d.width, d.channels, row);
+      else if (simple && d.stride_w == 1)
+        spread_line<5, 1>(lines, rows, count, d.pad_left, d.width, d.channels, row);
+      else if (simple)
+        spread_line<5, 2>(lines, rows, count, d.pad_left, d.width, d.channels, row);
+      else
+        spread_line_of_any(d, lines, rows, count, row);
       finish_backward<S>(row, d.channels, (image * d.height + iy) * d.width, d.width, 0, d.channels, to);
     }
   }
   barrier(context);
   const float* first = static_cast<const float*>(p.workspace) + plan.ring * plan.line + plan.x_line + plan.row;
   if (counts)
-    combine_sums(reinterpret_cast<const double*>(first + plan.partial), context.threads, 2 * d.channels, plan.per_thread / 2,
-                 p.gx_sums, context.thread);
+    combine_sums(reinterpret_cast<const double*>(first + plan.partial), context.threads, 2 * d.channels,
+                 plan.per_thread / 2, p.gx_sums, context.thread);
   const auto combine = [&](int64_t offset, int64_t n, float* total) {
     const Range mine = share(n, 16, context.thread, context.threads);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
@@ -344,8 +374,8 @@ int64_t backward_workspace(const int64_t* ints, int threads) {
 }  // namespace
 
 void add_train_depthwise(KernelTable& table) {
-  add_kernel(table, {"train_depthwise", ForwardOperands::names, ForwardInts::names, ForwardFloats::names, forward_kernel,
-                     forward_workspace, nullptr, nullptr});
+  add_kernel(table, {"train_depthwise", ForwardOperands::names, ForwardInts::names, ForwardFloats::names,
+                     forward_kernel, forward_workspace, nullptr, nullptr});
   add_kernel(table, {"train_depthwise_backward", BackwardOperands::names, BackwardInts::names, BackwardFloats::names,
                      backward_kernel, backward_workspace, nullptr, nullptr});
 }

@@ -11,11 +11,11 @@ HS_FIELDS(UnaryOperands, Buffer, x, dy, dx);
 HS_FIELDS(UnaryInts, int64_t, count, activation, half);
 
 template <class S, Activation kind>
-void unary_gradient_of(const typename S::Value* x, const typename S::Value* dy, typename S::Value* dx, int64_t n, Vec alpha,
-                       Vec beta) {
-  over_vectors(n, HS_EACH {
-    S::write(dx + i, lanes, S::read(dy + i, lanes) * slope<kind>(S::read(x + i, lanes), alpha, beta));
-  });
+void unary_gradient_of(const typename S::Value* x, const typename S::Value* dy, typename S::Value* dx, int64_t n,
+                       Vec alpha, Vec beta) {
+  over_vectors(
+      n,
+      HS_EACH { S::write(dx + i, lanes, S::read(dy + i, lanes) * slope<kind>(S::read(x + i, lanes), alpha, beta)); });
 }
 
 template <class S>
@@ -31,13 +31,16 @@ void unary_gradient(const Context& context) {
   const int64_t n = mine.end - mine.begin;
   const Vec alpha = broadcast(f.alpha), beta = broadcast(f.beta);
   switch (static_cast<Activation>(d.activation)) {
-#define HS_CASE(kind) \
-  case Activation::kind: return unary_gradient_of<S, Activation::kind>(x, dy, dx, n, alpha, beta);
+#define HS_CASE(kind)    \
+  case Activation::kind: \
+    return unary_gradient_of<S, Activation::kind>(x, dy, dx, n, alpha, beta);
     HS_FOR_EACH_ACTIVATION(HS_CASE)
 #undef HS_CASE
   }
 }
-void unary_gradient_kernel(const Context& context) { HS_BY_STORAGE(ints_of<UnaryInts>(context).half, unary_gradient, context); }
+void unary_gradient_kernel(const Context& context) {
+  HS_BY_STORAGE(ints_of<UnaryInts>(context).half, unary_gradient, context);
+}
 
 // Conversion between storage types: float32 (0) and bfloat16 (1).
 HS_FIELDS(CastOperands, Buffer, x, y);
@@ -56,10 +59,14 @@ void cast(const Context& context) {
   const uint16_t* half_x = p.x;
   float* y = p.y;
   uint16_t* half_y = p.y;
-  if (d.from_half == 0 && d.to_half != 0) cast_as<Float32, BFloat16>(x + mine.begin, half_y + mine.begin, n);
-  else if (d.from_half != 0 && d.to_half == 0) cast_as<BFloat16, Float32>(half_x + mine.begin, y + mine.begin, n);
-  else if (d.from_half == 0) cast_as<Float32, Float32>(x + mine.begin, y + mine.begin, n);
-  else cast_as<BFloat16, BFloat16>(half_x + mine.begin, half_y + mine.begin, n);
+  if (d.from_half == 0 && d.to_half != 0)
+    cast_as<Float32, BFloat16>(x + mine.begin, half_y + mine.begin, n);
+  else if (d.from_half != 0 && d.to_half == 0)
+    cast_as<BFloat16, Float32>(half_x + mine.begin, y + mine.begin, n);
+  else if (d.from_half == 0)
+    cast_as<Float32, Float32>(x + mine.begin, y + mine.begin, n);
+  else
+    cast_as<BFloat16, BFloat16>(half_x + mine.begin, half_y + mine.begin, n);
 }
 
 // y = x / (1 - rate) where a random number says so, else 0. The numbers are a function of (seed, step, layer, position)
@@ -88,12 +95,14 @@ void dropout(const Context& context) {
   const uint64_t limit = static_cast<uint64_t>(static_cast<double>(rate) * 16777216.0);
   const Vec scale = broadcast(rate < 1.0f ? 1.0f / (1.0f - rate) : 0.0f);
   const Range mine = share(d.count, 64, context.thread, context.threads);
-  over_vectors(mine.end - mine.begin, HS_EACH {
-    const int64_t at = mine.begin + i;
-    float keep[kWidth];
-    for (int64_t k = 0; k < kWidth; ++k) keep[k] = mixed(key + static_cast<uint64_t>(at + k)) >> 40 >= limit ? 1.0f : 0.0f;
-    S::write(y + at, lanes, S::read(x + at, lanes) * load(keep) * scale);
-  });
+  over_vectors(
+      mine.end - mine.begin, HS_EACH {
+        const int64_t at = mine.begin + i;
+        float keep[kWidth];
+        for (int64_t k = 0; k < kWidth; ++k)
+          keep[k] = mixed(key + static_cast<uint64_t>(at + k)) >> 40 >= limit ? 1.0f : 0.0f;
+        S::write(y + at, lanes, S::read(x + at, lanes) * load(keep) * scale);
+      });
 }
 void dropout_kernel(const Context& context) { HS_BY_STORAGE(ints_of<DropoutInts>(context).half, dropout, context); }
 
@@ -112,11 +121,12 @@ void image_mean(const Context& context) {
   const Range mine = share(d.batch * panels, 1, context.thread, context.threads);
   for (int64_t item = mine.begin; item < mine.end; ++item) {
     const int64_t n = item / panels, first = item % panels * 64;
-    over_vectors(min_of(64, d.channels - first), HS_EACH {
-      Vec sum = zero();
-      for (int64_t r = 0; r < d.rows; ++r) sum += S::read(x + (n * d.rows + r) * d.channels + first + i, lanes);
-      S::write(y + n * d.channels + first + i, lanes, sum * scale);
-    });
+    over_vectors(
+        min_of(64, d.channels - first), HS_EACH {
+          Vec sum = zero();
+          for (int64_t r = 0; r < d.rows; ++r) sum += S::read(x + (n * d.rows + r) * d.channels + first + i, lanes);
+          S::write(y + n * d.channels + first + i, lanes, sum * scale);
+        });
   }
 }
 void image_mean_kernel(const Context& context) { HS_BY_STORAGE(ints_of<MeanInts>(context).half, image_mean, context); }
@@ -131,9 +141,10 @@ void image_mean_gradient(const Context& context) {
   const Vec scale = broadcast(1.0f / static_cast<float>(d.rows));
   const Range mine = share(d.batch * d.rows, 1, context.thread, context.threads);
   for (int64_t r = mine.begin; r < mine.end; ++r)
-    over_vectors(d.channels, HS_EACH {
-      S::write(dx + r * d.channels + i, lanes, S::read(dy + r / d.rows * d.channels + i, lanes) * scale);
-    });
+    over_vectors(
+        d.channels, HS_EACH {
+          S::write(dx + r * d.channels + i, lanes, S::read(dy + r / d.rows * d.channels + i, lanes) * scale);
+        });
 }
 void image_mean_gradient_kernel(const Context& context) {
   HS_BY_STORAGE(ints_of<MeanInts>(context).half, image_mean_gradient, context);
@@ -142,8 +153,8 @@ void image_mean_gradient_kernel(const Context& context) {
 // Gradient of a pooling window, gathered by input pixel so that no two threads write the same place. The maximum's
 // gradient goes to the first of equal values of a window, which is found again from the input.
 HS_FIELDS(PoolOperands, Buffer, x, dy, dx);
-HS_FIELDS(PoolInts, int64_t, batch, height, width, channels, out_height, out_width, kernel_h, kernel_w, stride_h, stride_w,
-          pad_top, pad_left, pad_bottom, pad_right, average, count_include_pad);
+HS_FIELDS(PoolInts, int64_t, batch, height, width, channels, out_height, out_width, kernel_h, kernel_w, stride_h,
+          stride_w, pad_top, pad_left, pad_bottom, pad_right, average, count_include_pad);
 
 void pool_gradient(const Context& context) {
   const auto& d = ints_of<PoolInts>(context);
@@ -156,7 +167,8 @@ void pool_gradient(const Context& context) {
   const Range channels = by_channels ? share(d.channels, 16, context.thread, context.threads) : Range{0, d.channels};
   for (int64_t n = images.begin; n < images.end; ++n) {
     for (int64_t pixel = 0; pixel < d.height * d.width; ++pixel)
-      for (int64_t c = channels.begin; c < channels.end; ++c) dx[(n * d.height * d.width + pixel) * d.channels + c] = 0.0f;
+      for (int64_t c = channels.begin; c < channels.end; ++c)
+        dx[(n * d.height * d.width + pixel) * d.channels + c] = 0.0f;
     for (int64_t oy = 0; oy < d.out_height; ++oy)
       for (int64_t ox = 0; ox < d.out_width; ++ox) {
         const int64_t top = oy * d.stride_h - d.pad_top, left = ox * d.stride_w - d.pad_left;
@@ -203,15 +215,17 @@ void softmax_gradient(const Context& context) {
     const float* dy = static_cast<const float*>(p.dy) + r * d.channels;
     float* dx = static_cast<float*>(p.dx) + r * d.channels;
     Vec sums = zero();
-    over_vectors(d.channels, HS_EACH {
-      const Vec g = Float32::read(dy + i, lanes);
-      sums += d.log != 0 ? g : g * Float32::read(y + i, lanes);
-    });
+    over_vectors(
+        d.channels, HS_EACH {
+          const Vec g = Float32::read(dy + i, lanes);
+          sums += d.log != 0 ? g : g * Float32::read(y + i, lanes);
+        });
     const Vec sum = broadcast(sum_of(sums));
-    over_vectors(d.channels, HS_EACH {
-      const Vec g = Float32::read(dy + i, lanes), v = Float32::read(y + i, lanes);
-      Float32::write(dx + i, lanes, d.log != 0 ? g - exp_of(v) * sum : v * (g - sum));
-    });
+    over_vectors(
+        d.channels, HS_EACH {
+          const Vec g = Float32::read(dy + i, lanes), v = Float32::read(y + i, lanes);
+          Float32::write(dx + i, lanes, d.log != 0 ? g - exp_of(v) * sum : v * (g - sum));
+        });
   }
 }
 
@@ -224,12 +238,15 @@ void add_gradients(const Context& context) {
   const typename S::Value *a = p.a, *b = p.b;
   typename S::Value* y = p.y;
   const Range mine = share(ints_of<AddInts>(context).count, 64, context.thread, context.threads);
-  over_vectors(mine.end - mine.begin, HS_EACH {
-    const int64_t at = mine.begin + i;
-    S::write(y + at, lanes, S::read(a + at, lanes) + S::read(b + at, lanes));
-  });
+  over_vectors(
+      mine.end - mine.begin, HS_EACH {
+        const int64_t at = mine.begin + i;
+        S::write(y + at, lanes, S::read(a + at, lanes) + S::read(b + at, lanes));
+      });
 }
-void add_gradients_kernel(const Context& context) { HS_BY_STORAGE(ints_of<AddInts>(context).half, add_gradients, context); }
+void add_gradients_kernel(const Context& context) {
+  HS_BY_STORAGE(ints_of<AddInts>(context).half, add_gradients, context);
+}
 
 }  // namespace
 

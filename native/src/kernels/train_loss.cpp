@@ -18,9 +18,10 @@ struct Row {
   int64_t channels;
   float smoothing;
 };
-HS_INLINE Row row_of(const float* logits, const int32_t* labels, const float* soft, int64_t r, int64_t channels, float smoothing) {
-  return {logits + r * channels, labels != nullptr ? labels[r] : -1, soft != nullptr ? soft + r * channels : nullptr, channels,
-          smoothing};
+HS_INLINE Row row_of(const float* logits, const int32_t* labels, const float* soft, int64_t r, int64_t channels,
+                     float smoothing) {
+  return {logits + r * channels, labels != nullptr ? labels[r] : -1, soft != nullptr ? soft + r * channels : nullptr,
+          channels, smoothing};
 }
 
 struct Normaliser {
@@ -31,11 +32,12 @@ HS_INLINE Normaliser normaliser(const float* x, int64_t n) {
   for (int64_t i = 1; i < n; ++i) most = x[i] > most ? x[i] : most;
   double sum = 0.0;
   const Vec shift = broadcast(most);
-  over_vectors(n, HS_EACH {
-    float values[kWidth];
-    store(values, exp_of(Float32::read(x + i, lanes) - shift));
-    for (int64_t k = 0; k < lanes; ++k) sum += static_cast<double>(values[k]);
-  });
+  over_vectors(
+      n, HS_EACH {
+        float values[kWidth];
+        store(values, exp_of(Float32::read(x + i, lanes) - shift));
+        for (int64_t k = 0; k < lanes; ++k) sum += static_cast<double>(values[k]);
+      });
   return {most, static_cast<float>(__builtin_log(sum))};
 }
 
@@ -60,7 +62,8 @@ void softmax_cross_entropy(const Context& context) {
       target = static_cast<double>(row.x[row.label]);
     }
     if (smoothing > 0.0f)
-      for (int64_t i = 0; i < d.channels; ++i) uniform += static_cast<double>(row.x[i]) / static_cast<double>(d.channels);
+      for (int64_t i = 0; i < d.channels; ++i)
+        uniform += static_cast<double>(row.x[i]) / static_cast<double>(d.channels);
     const double e = static_cast<double>(smoothing);
     losses[r] = (1.0 - e) * (weight * lse - target) + e * (lse - uniform);
   }
@@ -89,11 +92,12 @@ void softmax_cross_entropy_gradient(const Context& context) {
     }
     const Vec most = broadcast(z.most), log_sum = broadcast(z.log_sum);
     const float total = (1.0f - smoothing) * weight + smoothing, uniform = smoothing / static_cast<float>(d.channels);
-    over_vectors(d.channels, HS_EACH {
-      Vec g = exp_of(Float32::read(row.x + i, lanes) - most - log_sum) * total - uniform;
-      if (row.soft != nullptr) g -= Float32::read(row.soft + i, lanes) * (1.0f - smoothing);
-      Float32::write(dx + i, lanes, g * scale);
-    });
+    over_vectors(
+        d.channels, HS_EACH {
+          Vec g = exp_of(Float32::read(row.x + i, lanes) - most - log_sum) * total - uniform;
+          if (row.soft != nullptr) g -= Float32::read(row.soft + i, lanes) * (1.0f - smoothing);
+          Float32::write(dx + i, lanes, g * scale);
+        });
     if (row.soft == nullptr) dx[row.label] -= (1.0f - smoothing) * scale;
   }
 }
@@ -109,10 +113,11 @@ void add_square_sum(const Context& context) {
   double sum = 0.0;
   for (int64_t begin = mine.begin; begin < mine.end; begin += 4096) {
     Vec squares = zero();
-    over_vectors(min_of(4096, mine.end - begin), HS_EACH {
-      const Vec v = Float32::read(g + begin + i, lanes);
-      squares += v * v;
-    });
+    over_vectors(
+        min_of(4096, mine.end - begin), HS_EACH {
+          const Vec v = Float32::read(g + begin + i, lanes);
+          squares += v * v;
+        });
     sum += static_cast<double>(sum_of(squares));
   }
   parts[context.thread * 8] = sum;
@@ -157,7 +162,8 @@ void add_train_loss(KernelTable& table) {
                      loss_workspace, nullptr, nullptr});
   add_kernel(table, {"softmax_cross_entropy_gradient", GradientOperands::names, Rows::names, Smoothing::names,
                      softmax_cross_entropy_gradient, nullptr, nullptr, nullptr});
-  add_kernel(table, {"add_square_sum", NormOperands::names, Count::names, "", add_square_sum, norm_workspace, nullptr, nullptr});
+  add_kernel(table, {"add_square_sum", NormOperands::names, Count::names, "", add_square_sum, norm_workspace, nullptr,
+                     nullptr});
   add_kernel(table, {"guard", GuardOperands::names, "", GuardFloats::names, guard, nullptr, nullptr, nullptr});
 }
 

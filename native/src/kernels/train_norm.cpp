@@ -28,16 +28,17 @@ void channel_sums(const Context& context) {
   const Range rows = share(d.rows, 1, context.thread, context.threads);
   for (int64_t begin = rows.begin; begin < rows.end; begin += kBlock) {
     const int64_t end = min_of(rows.end, begin + kBlock);
-    over_vectors(d.channels, HS_EACH {
-      Vec sum = zero(), squares = zero();
-      for (int64_t r = begin; r < end; ++r) {
-        const Vec v = S::read(x + r * d.channels + i, lanes);
-        sum += v;
-        squares += v * v;
-      }
-      add_to(mine + i, sum, lanes);
-      add_to(mine + d.channels + i, squares, lanes);
-    });
+    over_vectors(
+        d.channels, HS_EACH {
+          Vec sum = zero(), squares = zero();
+          for (int64_t r = begin; r < end; ++r) {
+            const Vec v = S::read(x + r * d.channels + i, lanes);
+            sum += v;
+            squares += v * v;
+          }
+          add_to(mine + i, sum, lanes);
+          add_to(mine + d.channels + i, squares, lanes);
+        });
   }
   barrier(context);
   combine_sums(p.workspace, context.threads, 2 * d.channels, stride, p.sums, context.thread);
@@ -54,7 +55,8 @@ void batch_norm_coefficients(const Context& context) {
   const auto& p = operands_of<CoefficientsOperands>(context);
   const double epsilon = static_cast<double>(floats_of<CoefficientsFloats>(context).epsilon);
   const double* sums = p.sums;
-  const float *weight = p.weight, *bias = p.bias, *running_mean = p.running_mean, *running_variance = p.running_variance;
+  const float *weight = p.weight, *bias = p.bias, *running_mean = p.running_mean,
+              *running_variance = p.running_variance;
   float* to = p.coefficients;
   const Range mine = share(d.channels, 16, context.thread, context.threads);
   for (int64_t c = mine.begin; c < mine.end; ++c) {
@@ -120,21 +122,24 @@ void normalize(const Context& context) {
   const Range rows = share(d.rows, 1, context.thread, context.threads);
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     const int64_t at = r * d.channels;
-    over_vectors(d.channels, HS_EACH {
-      Vec v = S::read(z + at + i, lanes) * Float32::read(scale + i, lanes) + Float32::read(shift + i, lanes);
-      v = min_of(high, max_of(low, v));
-      if (!clips) {
-        float values[kWidth];
-        store(values, v);
-        activate_values(values, values, kWidth, spec);
-        v = load(values);
-      }
-      if (residual != nullptr) v += S::read(residual + at + i, lanes);
-      S::write(y + at + i, lanes, v);
-    });
+    over_vectors(
+        d.channels, HS_EACH {
+          Vec v = S::read(z + at + i, lanes) * Float32::read(scale + i, lanes) + Float32::read(shift + i, lanes);
+          v = min_of(high, max_of(low, v));
+          if (!clips) {
+            float values[kWidth];
+            store(values, v);
+            activate_values(values, values, kWidth, spec);
+            v = load(values);
+          }
+          if (residual != nullptr) v += S::read(residual + at + i, lanes);
+          S::write(y + at + i, lanes, v);
+        });
   }
 }
-void normalize_kernel(const Context& context) { HS_BY_STORAGE(ints_of<ActivatedRows>(context).half, normalize, context); }
+void normalize_kernel(const Context& context) {
+  HS_BY_STORAGE(ints_of<ActivatedRows>(context).half, normalize, context);
+}
 
 // g = dy * activation'(z * scale + shift), and its sums.
 HS_FIELDS(GradientOperands, Buffer, dy, z, coefficients, g, sums, workspace);
@@ -155,8 +160,8 @@ void normalize_gradient(const Context& context) {
   float* block = reinterpret_cast<float*>(static_cast<double*>(p.workspace) + context.threads * stride) +
                  context.thread * block_floats;
   for (int64_t i = 0; i < 2 * d.channels; ++i) sums[i] = 0.0;
-  const InputGradient<S> to{p.g, nullptr, p.z, p.coefficients, {static_cast<Activation>(d.activation), f.alpha, f.beta},
-                            sums, d.channels};
+  const InputGradient<S> to{
+      p.g, nullptr, p.z, p.coefficients, {static_cast<Activation>(d.activation), f.alpha, f.beta}, sums, d.channels};
   const Range rows = share(d.rows, 1, context.thread, context.threads);
   for (int64_t begin = rows.begin; begin < rows.end; begin += kBlock) {
     const int64_t count = min_of(kBlock, rows.end - begin);
@@ -172,7 +177,8 @@ void normalize_gradient_kernel(const Context& context) {
 }
 
 // a, b, c of dz = a * g + b * z + c, and the gradients of weight and bias. With frozen statistics dz = scale * g.
-HS_FIELDS(GradientCoefficientsOperands, Buffer, sums, coefficients, gradient_coefficients, weight_gradient, bias_gradient);
+HS_FIELDS(GradientCoefficientsOperands, Buffer, sums, coefficients, gradient_coefficients, weight_gradient,
+          bias_gradient);
 HS_FIELDS(GradientCoefficientsInts, int64_t, channels, count, frozen);
 
 void batch_norm_gradient_coefficients(const Context& context) {
@@ -207,11 +213,12 @@ void normalize_input_gradient(const Context& context) {
   const Range rows = share(d.rows, 1, context.thread, context.threads);
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     const int64_t at = r * d.channels;
-    over_vectors(d.channels, HS_EACH {
-      const Vec v = S::read(g + at + i, lanes) * Float32::read(a + i, lanes) +
-                    (S::read(z + at + i, lanes) * Float32::read(b + i, lanes) + Float32::read(c + i, lanes));
-      S::write(dz + at + i, lanes, v);
-    });
+    over_vectors(
+        d.channels, HS_EACH {
+          const Vec v = S::read(g + at + i, lanes) * Float32::read(a + i, lanes) +
+                        (S::read(z + at + i, lanes) * Float32::read(b + i, lanes) + Float32::read(c + i, lanes));
+          S::write(dz + at + i, lanes, v);
+        });
   }
 }
 void normalize_input_gradient_kernel(const Context& context) {
@@ -227,8 +234,8 @@ void add_train_norm(KernelTable& table) {
                      CoefficientsFloats::names, batch_norm_coefficients, nullptr, nullptr, nullptr});
   add_kernel(table, {"update_statistics", StatisticsOperands::names, StatisticsInts::names, StatisticsFloats::names,
                      update_statistics, nullptr, nullptr, nullptr});
-  add_kernel(table, {"normalize", NormalizeOperands::names, ActivatedRows::names, Alphas::names, normalize_kernel, nullptr,
-                     nullptr, nullptr});
+  add_kernel(table, {"normalize", NormalizeOperands::names, ActivatedRows::names, Alphas::names, normalize_kernel,
+                     nullptr, nullptr, nullptr});
   add_kernel(table, {"normalize_gradient", GradientOperands::names, ActivatedRows::names, Alphas::names,
                      normalize_gradient_kernel, gradient_workspace, nullptr, nullptr});
   add_kernel(table, {"batch_norm_gradient_coefficients", GradientCoefficientsOperands::names,

@@ -23,33 +23,35 @@ HS_INLINE void over_parameters(const Context& context, F update) {
   float* second = p.second.absent() ? nullptr : static_cast<float*>(p.second) + mine.begin;
   const Vec factor = broadcast(control[1]), high = broadcast(f.clip), low = broadcast(-f.clip);
   const Vec rate = broadcast(hyper[0] * f.rate);
-  over_vectors(mine.end - mine.begin, HS_EACH {
-    Vec w = Float32::read(parameter + i, lanes);
-    Vec g = Float32::read(gradient + i, lanes) * factor;
-    g = min_of(high, max_of(low, g));
-    Vec m = first != nullptr ? Float32::read(first + i, lanes) : zero();
-    Vec v = second != nullptr ? Float32::read(second + i, lanes) : zero();
-    update(w, g, m, v, rate);
-    Float32::write(parameter + i, lanes, w);
-    if (first != nullptr) Float32::write(first + i, lanes, m);
-    if (second != nullptr) Float32::write(second + i, lanes, v);
-  });
+  over_vectors(
+      mine.end - mine.begin, HS_EACH {
+        Vec w = Float32::read(parameter + i, lanes);
+        Vec g = Float32::read(gradient + i, lanes) * factor;
+        g = min_of(high, max_of(low, g));
+        Vec m = first != nullptr ? Float32::read(first + i, lanes) : zero();
+        Vec v = second != nullptr ? Float32::read(second + i, lanes) : zero();
+        update(w, g, m, v, rate);
+        Float32::write(parameter + i, lanes, w);
+        if (first != nullptr) Float32::write(first + i, lanes, m);
+        if (second != nullptr) Float32::write(second + i, lanes, v);
+      });
 }
-#define HS_UPDATE [&](Vec & w, Vec & g, Vec & m, Vec & v, Vec rate) __attribute__((always_inline))
+#define HS_UPDATE [&](Vec& w, Vec& g, Vec& m, Vec& v, Vec rate) __attribute__((always_inline))
 
 // a: momentum. The buffer starts at zero and takes the first gradient whole, as PyTorch's does.
 void sgd(const Context& context) {
   const auto f = floats_of<Floats>(context);
   const bool nesterov = ints_of<Ints>(context).nesterov != 0, moves = !operands_of<Operands>(context).first.absent();
-  over_parameters(context, HS_UPDATE {
-    (void)v;
-    g += w * f.decay;
-    if (moves) {
-      m = m * f.a + g;
-      g = nesterov ? g + m * f.a : m;
-    }
-    w -= rate * g;
-  });
+  over_parameters(
+      context, HS_UPDATE {
+        (void)v;
+        g += w * f.decay;
+        if (moves) {
+          m = m * f.a + g;
+          g = nesterov ? g + m * f.a : m;
+        }
+        w -= rate * g;
+      });
 }
 
 // Kingma & Ba 2015; decoupled decay: Loshchilov & Hutter 2019. hyper 1: 1 / (1 - a^t), 2: 1 / sqrt(1 - b^t).
@@ -58,53 +60,59 @@ void adam(const Context& context) {
   const float* hyper = operands_of<Operands>(context).hyper;
   const Vec first = broadcast(hyper[1]), second = broadcast(hyper[2]);
   const bool decoupled = ints_of<Ints>(context).decoupled != 0;
-  over_parameters(context, HS_UPDATE {
-    if (decoupled) w -= rate * f.decay * w;
-    else g += w * f.decay;
-    m = m * f.a + g * (1.0f - f.a);
-    v = v * f.b + g * g * (1.0f - f.b);
-    w -= rate * first * m / (sqrt_of(v) * second + f.epsilon);
-  });
+  over_parameters(
+      context, HS_UPDATE {
+        if (decoupled)
+          w -= rate * f.decay * w;
+        else
+          g += w * f.decay;
+        m = m * f.a + g * (1.0f - f.a);
+        v = v * f.b + g * g * (1.0f - f.b);
+        w -= rate * first * m / (sqrt_of(v) * second + f.epsilon);
+      });
 }
 
 // Hinton's RMSprop with PyTorch's momentum. a: smoothing, b: momentum; second: mean square, first: momentum buffer.
 void rmsprop(const Context& context) {
   const auto f = floats_of<Floats>(context);
   const bool moves = !operands_of<Operands>(context).first.absent();
-  over_parameters(context, HS_UPDATE {
-    g += w * f.decay;
-    v = v * f.a + g * g * (1.0f - f.a);
-    g = g / (sqrt_of(v) + f.epsilon);
-    if (moves) {
-      m = m * f.b + g;
-      g = m;
-    }
-    w -= rate * g;
-  });
+  over_parameters(
+      context, HS_UPDATE {
+        g += w * f.decay;
+        v = v * f.a + g * g * (1.0f - f.a);
+        g = g / (sqrt_of(v) + f.epsilon);
+        if (moves) {
+          m = m * f.b + g;
+          g = m;
+        }
+        w -= rate * g;
+      });
 }
 
 // Duchi et al. 2011. hyper 1: 1 / (1 + (t - 1) * learning rate decay).
 void adagrad(const Context& context) {
   const auto f = floats_of<Floats>(context);
   const Vec slower = broadcast(static_cast<const float*>(operands_of<Operands>(context).hyper)[1]);
-  over_parameters(context, HS_UPDATE {
-    (void)m;
-    g += w * f.decay;
-    v += g * g;
-    w -= rate * slower * g / (sqrt_of(v) + f.epsilon);
-  });
+  over_parameters(
+      context, HS_UPDATE {
+        (void)m;
+        g += w * f.decay;
+        v += g * g;
+        w -= rate * slower * g / (sqrt_of(v) + f.epsilon);
+      });
 }
 
 // Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms".
 void lion(const Context& context) {
   const auto f = floats_of<Floats>(context);
-  over_parameters(context, HS_UPDATE {
-    (void)v;
-    w -= rate * f.decay * w;
-    const Vec c = m * f.a + g * (1.0f - f.a);
-    w -= select(c > zero(), rate, select(c < zero(), zero() - rate, zero()));
-    m = m * f.b + g * (1.0f - f.b);
-  });
+  over_parameters(
+      context, HS_UPDATE {
+        (void)v;
+        w -= rate * f.decay * w;
+        const Vec c = m * f.a + g * (1.0f - f.a);
+        w -= select(c > zero(), rate, select(c < zero(), zero() - rate, zero()));
+        m = m * f.b + g * (1.0f - f.b);
+      });
 }
 
 // average = decay * average + (1 - decay) * parameter
@@ -118,10 +126,11 @@ void average_parameters(const Context& context) {
   const Range mine = share(ints_of<AverageInts>(context).count, 64, context.thread, context.threads);
   const float* parameter = static_cast<const float*>(p.parameter) + mine.begin;
   float* average = static_cast<float*>(p.average) + mine.begin;
-  over_vectors(mine.end - mine.begin, HS_EACH {
-    const Vec v = Float32::read(average + i, lanes) * decay + Float32::read(parameter + i, lanes) * (1.0f - decay);
-    Float32::write(average + i, lanes, v);
-  });
+  over_vectors(
+      mine.end - mine.begin, HS_EACH {
+        const Vec v = Float32::read(average + i, lanes) * decay + Float32::read(parameter + i, lanes) * (1.0f - decay);
+        Float32::write(average + i, lanes, v);
+      });
 }
 
 // total = before + factor * gradient; `before` absent: zero.
@@ -134,11 +143,12 @@ void accumulate_gradient(const Context& context) {
   const float* gradient = static_cast<const float*>(p.gradient) + mine.begin;
   const float* before = p.before.absent() ? nullptr : static_cast<const float*>(p.before) + mine.begin;
   float* total = static_cast<float*>(p.total) + mine.begin;
-  over_vectors(mine.end - mine.begin, HS_EACH {
-    Vec v = Float32::read(gradient + i, lanes) * factor;
-    if (before != nullptr) v += Float32::read(before + i, lanes);
-    Float32::write(total + i, lanes, v);
-  });
+  over_vectors(
+      mine.end - mine.begin, HS_EACH {
+        Vec v = Float32::read(gradient + i, lanes) * factor;
+        if (before != nullptr) v += Float32::read(before + i, lanes);
+        Float32::write(total + i, lanes, v);
+      });
 }
 
 }  // namespace

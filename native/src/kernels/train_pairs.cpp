@@ -20,8 +20,8 @@ HS_INLINE UintVec pair_up(HalfVec low, HalfVec high) {
 }
 
 template <int kRows, int kVectors>
-void tile(const uint16_t* a, int64_t a_row, int64_t pairs, const uint32_t* b, const float* bias, float* c, int64_t c_row,
-          int64_t last_lanes) {
+void tile(const uint16_t* a, int64_t a_row, int64_t pairs, const uint32_t* b, const float* bias, float* c,
+          int64_t c_row, int64_t last_lanes) {
   Vec sum[kRows][kVectors];
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
@@ -175,7 +175,8 @@ void pack_pairs(const float*, int64_t, int64_t, int64_t, uint32_t*) {}
 void pack_pairs_transposed(const float*, int64_t, int64_t, int64_t, int64_t, uint32_t*) {}
 void gemm_pairs(const uint16_t*, int64_t, int64_t, const uint32_t*, int64_t, int64_t, const float*, float*, int64_t) {}
 void interleave(const uint16_t*, const uint16_t*, int64_t, uint32_t*) {}
-void gemm_pairs_transposed(const uint32_t*, int64_t, int64_t, const uint32_t*, int64_t, int64_t, int64_t, float*, int64_t) {}
+void gemm_pairs_transposed(const uint32_t*, int64_t, int64_t, const uint32_t*, int64_t, int64_t, int64_t, float*,
+                           int64_t) {}
 #endif
 
 }  // namespace hs::HS_ISA
