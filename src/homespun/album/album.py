@@ -36,6 +36,7 @@ from homespun.album.model import (
     Topic,
 )
 from homespun.album.pictures import Pictures
+from homespun.album.scoring import Standing
 from homespun.album.search import UNSORTED, Search
 from homespun.album.sorting import Sorting
 from homespun.album.store import Store, now, readable
@@ -89,6 +90,7 @@ class Album:
             raise
         self._pictures = Pictures(self._store)
         self._indexing = threading.Lock()
+        self._questions: tuple[Standing | None, int, list[doubts.Question]] = (None, 0, [])
 
     @property
     def data_dir(self) -> Path:
@@ -432,7 +434,12 @@ class Album:
         """
         board = self._sorting.board()
         with self._store.reader() as connection:
-            questions = doubts.questions(connection, board, limit)
+            # Every change, a skipped question too, makes a new standing: until then the questions stay what they are.
+            standing, most, questions = self._questions
+            if standing is not board.standing or most < limit:
+                standing, questions = board.standing, doubts.questions(connection, board, limit)
+                self._questions = (standing, limit, questions)
+            questions = questions[:limit]
             rows = topics.read_topics(connection)
             photos = searching.read_photos(connection, [q.photo_id for q in questions], rows, self._confidences)
         return [

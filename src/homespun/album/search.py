@@ -83,12 +83,10 @@ def search(
         source, where = "(SELECT topic_id, photo_id AS id, sort_date FROM membership)", ["topic_id = ?"]
         values: list[str | int] = [topic.id]
     else:
-        source, where, values = "photo AS listed", ["vanished = 0"], []
+        source, where, values = "photo", ["vanished = 0"], []
     if unsorted:
         shown = ", ".join(str(row.id) for row in topics if not row.hidden)
-        where.append(
-            f"NOT EXISTS (SELECT 1 FROM membership WHERE photo_id = listed.id AND topic_id IN ({shown or 'NULL'}))"
-        )
+        where.append(f"id NOT IN (SELECT photo_id FROM membership WHERE topic_id IN ({shown or 'NULL'}))")
     if date_from:
         where.append("sort_date >= ?")
         values.append(checked_date(date_from))
