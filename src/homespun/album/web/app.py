@@ -20,11 +20,12 @@ from starlette.types import Scope
 import homespun
 from homespun.album import Album
 from homespun.album.imaging.reasons import explain
+from homespun.album.web import visitor
 from homespun.album.web.api import api_router
 from homespun.album.web.indexing import Indexing
 from homespun.album.web.language import Language, Speech
 from homespun.album.web.openapi_page import describe_api
-from homespun.album.web.pages import language_switch, pages_router, request_speech
+from homespun.album.web.pages import pages_router
 from homespun.album.web.presentation import Presenter
 from homespun.album.web.problem_json import problem_response, status_of
 from homespun.album.web.rendering import STATIC, renderer
@@ -75,23 +76,24 @@ def create_app(
 
     def every_page(request: Request, t: Speech) -> dict[str, Any]:
         names = {topic.key: Presenter(t).topic_name(topic) for topic in album.topics(include_hidden=True)}
-        return {"other_language": language_switch(request, t), "topic_names": names}
+        return {"other_language": visitor.language_switch(request, t), "topic_names": names}
 
     render = renderer(every_page)
     app.include_router(api_router(album, indexing))
     app.include_router(pages_router(album, render, explain, language))
+    app.include_router(visitor.router)
     app.mount("/static", _StaticFiles(directory=str(STATIC)), name="static")
 
     @app.get("/api/docs", include_in_schema=False, response_class=HTMLResponse)
     def api_docs(request: Request) -> Response:
-        t = request_speech(request, language)
+        t = visitor.request_speech(request, language)
         return render(request, t, "api.html", here="api", api=describe_api(app.openapi()))
 
     def failed(request: Request, status: int, detail: str, **more: Any) -> Response:
         """An error as the asker reads it: a problem document for programs, a page for people."""
         if request.url.path.startswith(API_PREFIX):
             return problem_response(status, detail, **more)
-        t = request_speech(request, language)
+        t = visitor.request_speech(request, language)
         kind = "missing" if status == HTTPStatus.NOT_FOUND else "failed" if status >= 500 else "wrong"
         title, text = t(f"error.{kind}.title"), t(f"error.{kind}.text")
         return render(request, t, "error.html", status_code=status, here="", title=title, text=text)

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable
-from http import HTTPStatus
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, Response
 
 from homespun.album import Album
 from homespun.album.errors import PhotoError, SearchError
 from homespun.album.model import Order, Photo, Topic
 from homespun.album.search import UNSORTED
 from homespun.album.web.api import Identifier, Key, existing_topic
-from homespun.album.web.language import COOKIE, LANGUAGES, Language, Speech, choose_language
+from homespun.album.web.language import Language, Speech
 from homespun.album.web.presentation import Presenter, thumbnail_url, topic_path
 from homespun.album.web.query import PAGE_SIZE, OffsetFromUrl, PhotoQuery, QueryFromUrl
 from homespun.album.web.rendering import Renderer
+from homespun.album.web.visitor import request_speech
 
 ROW_LENGTH = 12
 DOUBTS_AT_ONCE = 20
@@ -33,7 +32,6 @@ CHOICES_SHOWN = 24
 SUGGESTIONS = 4
 WORTH_ASKING = 0.02
 ORDERS: tuple[Order, ...] = ("date", "date-ascending", "confidence", "doubt")
-YEAR = 365 * 24 * 3600
 
 PARTS = {"tiles": "tiles.html", "count": "count.html"}
 """Parts of a grid that scripts fetch alone."""
@@ -274,42 +272,7 @@ def pages_router(
         t = speech(request)
         return render(request, t, "status.html", here="status", status=album.status(), present=Presenter(t))
 
-    @router.get("/language/{chosen}")
-    def set_language(
-        request: Request, chosen: Language, back: Annotated[str, Query(max_length=2000)] = "/"
-    ) -> Response:
-        response = RedirectResponse(_local_path(back), status_code=HTTPStatus.SEE_OTHER)
-        response.set_cookie(COOKIE, chosen, max_age=YEAR, path="/", httponly=True, samesite="lax")
-        return response
-
     return router
-
-
-def request_speech(request: Request, default: Language | None) -> Speech:
-    """The words for one request: the visitor's cookie, the server's setting, the browser's wish."""
-    return Speech(choose_language(request.cookies.get(COOKIE), request.headers.get("accept-language"), default))
-
-
-def language_switch(request: Request, t: Speech) -> dict[str, str]:
-    """The link in the bar that changes to the other language and comes back to this page."""
-    other = next(language for language in LANGUAGES if language != t.language)
-    query = urlencode([(k, v) for k, v in parse_qsl(request.url.query) if k != "part"])
-    # The path as the browser sent it: decoded, a topic key with a slash would lead elsewhere.
-    raw: bytes = request.scope.get("raw_path") or quote(request.url.path).encode()
-    here = raw.decode("ascii", "replace").split("?")[0]
-    back = f"{here}?{query}" if query else here
-    return {
-        "href": f"/language/{other}?{urlencode({'back': back})}",
-        "name": {"en": "English", "zh": "中文"}[other],
-        "tag": {"en": "en", "zh": "zh-CN"}[other],
-    }
-
-
-def _local_path(back: str) -> str:
-    """`back` if it is a path on this server, else the home page: a language link must not lead elsewhere."""
-    parts = urlsplit(back)
-    local = back.startswith("/") and not back.startswith("//") and "\\" not in back and back.isprintable()
-    return back if local and not parts.scheme and not parts.netloc else "/"
 
 
 def _row(
