@@ -43,10 +43,12 @@ class KernelTable;
 void add_kernel(KernelTable& table, const Kernel& kernel);
 
 // Activations, fused or alone. Codes are part of the interface to Python (`activations()`).
+// clang-format off
 #define HS_FOR_EACH_ACTIVATION(X)                                                                                      \
   X(none)                                                                                                              \
   X(relu) X(relu6) X(clip) X(leaky_relu) X(hard_sigmoid) X(hard_swish) X(sigmoid) X(silu) X(tanh) X(gelu) X(gelu_tanh) \
       X(elu) X(exp) X(log) X(sqrt) X(neg) X(abs) X(softplus) X(mish) X(reciprocal) X(square) X(erf) X(floor)
+// clang-format on
 enum class Activation : int64_t {
 #define HS_NAME(name) name,
   HS_FOR_EACH_ACTIVATION(HS_NAME)
