@@ -15,7 +15,7 @@ import numpy as np
 from homespun import _native
 from homespun.compile.autodiff import GraphExtension, differentiate
 from homespun.compile.lowering import EXTERNAL, STATE, ConstantPool, Lowered, Lowering, Operand, Use
-from homespun.compile.memory import aligned
+from homespun.compile.memory import Buffer, aligned
 from homespun.compile.passes.expand_for_training import RunningStatistics, expand_for_training
 from homespun.compile.passes.fuse_training_blocks import fuse_training_blocks
 from homespun.compile.passes.recompute import candidates, recompute, worthwhile
@@ -103,15 +103,31 @@ class TrainingProgram:
         """
         first = next((i for i, use in enumerate(self.lowered.uses) if self._changes(use)), len(self.lowered.uses))
         if at <= first:
-            return Kept(0, 0, {})
-        changed = frozenset(n for use in self.lowered.uses[first:at] for n in use.writes)
-        arena = self.program.arena
-        copies = {}
-        offsets = self.lowered.plan.offsets
-        for offset, (name, b) in zip(offsets, self.lowered.arena.items(), strict=True):
-            if b.first < at <= b.last and not self._made_before(name, first, changed):
-                copies[offset] = arena[offset : offset + b.size].copy()
-        return Kept(at, first, copies)
+            return Kept(0, 0, (), {})
+        uses = self.lowered.uses
+        changed = frozenset(n for use in uses[first:at] for n in use.writes)
+        live = {n: offset for offset, (n, b) in self._buffers() if b.first < at <= b.last}
+        lost = [n for n in live if not self._made_before(n, first, changed)]
+        repeat = {n: i for n in lost if (i := self._single_maker(n, first, at, live)) is not None}
+        for n, i in list(repeat.items()):
+            if any(m in repeat for m in uses[i].reads):
+                del repeat[n]  # one after the other would be possible, but does not happen
+        arena, sizes = self.program.arena, self.lowered.arena
+        copies = {live[n]: arena[live[n] : live[n] + sizes[n].size].copy() for n in lost if n not in repeat}
+        return Kept(at, first, tuple(sorted(repeat.values())), copies)
+
+    def _buffers(self) -> list[tuple[int, tuple[str, Buffer]]]:
+        return list(zip(self.lowered.plan.offsets, self.lowered.arena.items(), strict=True))
+
+    def _single_maker(self, name: str, first: int, at: int, live: Mapping[str, int]) -> int | None:
+        """The one instruction that made a tensor, if all that it read is still there, unchanged."""
+        uses = self.lowered.uses
+        makers = [i for i in range(at) if name in uses[i].writes]
+        if len(makers) != 1 or name in uses[makers[0]].reads:
+            return None
+        later = frozenset(n for use in uses[makers[0] : at] for n in use.writes)
+        kept = all((n in live or n not in self.lowered.arena) and n not in later for n in uses[makers[0]].reads)
+        return makers[0] if kept and makers[0] >= first else None
 
     def put_back(self, kept: Kept) -> None:
         """Restore copies, after the instructions before `kept.replay` have run again."""
@@ -137,10 +153,12 @@ class TrainingProgram:
 
 @dataclass(frozen=True)
 class Kept:
-    """How to go on at instruction `at`: run those before `replay` again, then put the copies back, by offset."""
+    """How to go on at instruction `at`: run those before `replay` again, then those of `repeat`, and put copies back, by
+    offset."""
 
     at: int
     replay: int
+    repeat: tuple[int, ...]
     copies: Mapping[int, Array]
 
 

@@ -78,10 +78,10 @@ def _lower_coefficients(low: Any, node: Node) -> None:
     low.emit("batch_norm_coefficients", operands, ints, {"epsilon": a["eps"]})
 
 
-#: From the batch's sums, or from the running statistics where `frozen` (then `sums` is absent).
+#: From the batch's sums, or from the running statistics where `frozen`; what is not used is absent.
 BATCH_NORM_COEFFICIENTS = Operator(
     "batch_norm_coefficients",
-    ("sums?", "weight", "bias", "mean", "variance"),
+    ("sums?", "weight", "bias", "mean?", "variance?"),
     lambda a, ins: [_coefficients(ins[1])],  # type: ignore[arg-type]
     {"eps": 1e-5, "count": REQUIRED, "frozen": False},
     cost=_free,

@@ -75,10 +75,18 @@ class PauseSwitch:
             kept = self._stand_still(compiled, at)
             if kept is None:
                 continue
-            while compiled.program.run(arrays, 0, False, kept.replay) < kept.replay:
+            while not self._restored(compiled, arrays, kept):
                 self._stand_still(compiled, 0)  # paused again while it computes again: from the start once more
-            compiled.put_back(kept)
             at = kept.at
+
+    @staticmethod
+    def _restored(compiled: TrainingProgram, arrays: Sequence[Array], kept: Kept) -> bool:
+        """Make the arena what it was; False if a pause came between."""
+        for start, end in [(0, kept.replay), *((i, i + 1) for i in kept.repeat)]:
+            if compiled.program.run(arrays, start, False, end) < end:
+                return False
+            compiled.put_back(kept)  # after every part, since parts use memory that copies belong to
+        return True
 
     def _stand_still(self, compiled: TrainingProgram, at: int) -> Kept | None:
         """Wait for the end of a pause; returns how to go on if the arena has been given back meanwhile."""

@@ -110,7 +110,7 @@ def _expand_norm(
     coefficients = graph.fresh_name(f"{node.name}/batch_coefficients")
     graph.add_node(
         "batch_norm_coefficients",
-        (sums, weight, bias, mean, variance),
+        (sums, weight, bias, *((mean, variance) if frozen else ("", ""))),
         (coefficients,),
         {"eps": a["eps"], "count": count, "frozen": frozen},
     )
