@@ -153,8 +153,8 @@ class TrainingProgram:
 
 @dataclass(frozen=True)
 class Kept:
-    """How to go on at instruction `at`: run those before `replay` again, then those of `repeat`, and put copies back, by
-    offset."""
+    """How to go on at instruction `at`: run those before `replay` again, then those of `repeat`, and put copies
+    back, by offset."""
 
     at: int
     replay: int
