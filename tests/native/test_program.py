@@ -194,9 +194,14 @@ def test_a_signal_reaches_a_paused_run() -> None:
 def test_ctrl_c_ends_a_run() -> None:
     program, _ = counter(10)
     program.pause()
-    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        program.run([])
+    # Python leaves Ctrl-C ignored where its parent did, as a shell does for what it runs in the background.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            program.run([])
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert program.state == "idle"
 
 
