@@ -42,7 +42,7 @@ $(VENV)/.test: $(VENV)/.album
 install: $(VENV)/.album
 
 album: $(VENV)/.album
-	$(BIN)/homespun album serve $(if $(PHOTOS),"$(PHOTOS)",--demo) --port $(PORT)
+	$(BIN)/homespun album serve $(if $(PHOTOS),"$(PHOTOS)",--demo --data build/demo-album) --port $(PORT)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 $(PYTEST_ARGS)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homespun.album.scan import FileEntry, ScanProblem, walk
+from homespun.album.scan import SKIPPED_FILES, SKIPPED_SUFFIXES, FileEntry, ScanProblem, walk
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_hidden_files_and_what_computers_keep_beside_photos(library: Path) -> No
     left = [
         ".hidden.jpg", "._a.jpg", ".trash/a.jpg", "@eaDir/a.jpg/SYNOPHOTO_THUMB_XL.jpg", "#recycle/a.jpg",
         "$RECYCLE.BIN/a.jpg", "System Volume Information/a", "__MACOSX/a.jpg", "Thumbs.db", "DESKTOP.INI",
-        "a.xmp", "a.AAE", "lost+found/a.jpg",
+        "a.xmp", "a.AAE", "lost+found/a.jpg", "a.py", "a.npz", "__pycache__/a.jpg",
     ]  # fmt: skip
     for name in kept + left:
         put(library / name)
@@ -120,7 +120,7 @@ def test_any_name_that_the_system_takes_is_found(tmp_path_factory: pytest.TempPa
     folder = os.fsencode(tmp_path_factory.mktemp("names"))
     taken = set()
     for name in names:
-        if name.lower().endswith((b".xmp", b".aae", b".thm", b".pp3", b".dop", b"thumbs.db", b"desktop.ini")):
+        if name.lower().endswith((*SKIPPED_SUFFIXES, *SKIPPED_FILES)):
             continue
         with open(folder + b"/" + name, "wb"):  # noqa: PTH123
             taken.add(name)

@@ -17,11 +17,15 @@ Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 # What NAS systems and computers keep beside photos: previews, deleted files, bookkeeping. Compared in lower case.
 SKIPPED_FOLDERS = frozenset(
     {b"@eadir", b"@tmp", b"#recycle", b"#snapshot", b"$recycle.bin", b"system volume information", b"lost+found"}
-    | {b"__macosx"}
+    | {b"__macosx", b"__pycache__", b"node_modules"}
 )
 SKIPPED_FILES = frozenset({b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b"picasa.ini"})
 # Companions of a photo that are not pictures themselves: descriptions and edits.
-SKIPPED_SUFFIXES = (b".xmp", b".aae", b".thm", b".pp3", b".dop")
+SKIPPED_SUFFIXES = (
+    *(b".xmp", b".aae", b".thm", b".pp3", b".dop"),
+    # what programmers keep beside pictures; a photo has never had such a name
+    *(b".py", b".pyi", b".pyc", b".npy", b".npz"),
+)
 
 _KERNEL_FOLDERS = (b"/proc", b"/sys", b"/dev")
 
