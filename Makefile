@@ -64,6 +64,23 @@ evaluate: $(VENV)/.album
 	$(BIN)/homespun album evaluate --known "$(DATA)/topics" --split-by "$(DATA)/topics/index.csv" \
 	  --shots 1,2,5,10,20 --seeds 5 --out evaluation
 
+# Peers go into an environment of their own, which sees what is installed in .venv as well.
+build/peers/.installed: benchmarks/requirements-peers.txt $(VENV)/.album
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip install --quiet -r $<
+	build/peers/bin/python -c 'import site, sysconfig; open(site.getsitepackages()[0] + "/homespun.pth", "w").write( \
+	  "import site; site.addsitedir(%r)\n" % sysconfig.get_path("purelib").replace("build/peers", "$(VENV)"))'
+	@touch $@
+
+benchmarks: build/peers/.installed
+	build/peers/bin/python benchmarks/footprint.py
+	build/peers/bin/python benchmarks/kernels.py
+	build/peers/bin/python benchmarks/inference.py
+	build/peers/bin/python benchmarks/inference.py --engines "homespun int8,onnxruntime int8,openvino int8"
+	build/peers/bin/python benchmarks/training_step.py
+	build/peers/bin/python benchmarks/indexing.py
+	build/peers/bin/python benchmarks/corrections.py
+
 # Two instruction sets are enough here: what is tested is the executor, under sanitizers; kernels are tested from Python.
 native-test: $(VENV)/.build-tools
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DHOMESPUN_PYTHON=OFF -DHOMESPUN_NATIVE_TESTS=ON \

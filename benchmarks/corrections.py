@@ -130,7 +130,15 @@ def measure(folder: Path) -> dict[str, Times]:
         moved.append(album.correct(some(count), **says).moved_total)
 
     largest = max(album.topics(), key=lambda topic: topic.photos)
-    results["correct one photo"] = timed(lambda: correct(1, positive=[str(rng.choice(keys))]), 10)
+    found = iter(photo.id for photo in album.photos(topic=largest.key, sort="doubt").photos)
+    results["this is not what it says"] = timed(
+        lambda: moved.append(album.correct([next(found)], negative=[largest.key]).moved_total), 10
+    )
+    results["this is what it says"] = timed(
+        lambda: moved.append(album.correct([next(found)], positive=[largest.key]).moved_total), 10
+    )
+    # Nonsense, which moves tens of thousands of photos at once: as bad as it gets.
+    results["a random topic for a random photo"] = timed(lambda: correct(1, positive=[str(rng.choice(keys))]), 10)
     results["correct 20 photos"] = timed(lambda: correct(20, positive=[keys[0]], negative=[keys[1]]))
     results["none of these, 1 photo"] = timed(lambda: correct(1, none=True))
     results["undo"] = timed(lambda: album.undo())
