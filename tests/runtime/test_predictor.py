@@ -143,6 +143,12 @@ def test_an_output_that_is_an_input_is_copied() -> None:
     agree(graph, image(2, 4, 3))
 
 
+def test_an_output_that_is_listed_twice_comes_twice() -> None:
+    b = GraphBuilder("twice")
+    y = b.op("relu", b.input("x", (4, 3)), name="y")
+    agree(b.build(y, y, b.op("flatten", y, name="flat")), image(2, 4, 3))
+
+
 @pytest.mark.parametrize("padding", ["same_upper", "valid"])
 def test_padding_in_the_way_of_tensorflow(padding: str) -> None:
     b = GraphBuilder("padding")

@@ -6,7 +6,7 @@ become (space, offset) pairs. Spaces are the executor's: 0 arena, 1 constants, 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +26,17 @@ Operand = tuple[int, int]
 
 @dataclass
 class Call:
-    """One kernel call with operands by name; `writes` are those that it fills."""
+    """One kernel call with operands by name."""
 
     kernel: str
     operands: dict[str, str]
     ints: dict[str, int]
     floats: dict[str, float]
     node: str
+
+    def tensors(self) -> Iterator[tuple[str, str]]:
+        """(operand, tensor) of those operands that are neither absent nor constants packed for the kernel."""
+        return ((o, name) for o, name in self.operands.items() if name and not name.startswith("constant:"))
 
 
 @dataclass
@@ -114,7 +118,9 @@ class Lowering:
         self._placed = dict(placed or {})
         self._schema = _native.kernels()
         self._functions = _native.activations()
+        self._nodes = {n.name: n for n in graph.nodes}
         self._alias: dict[str, str] = {}
+        self._landing: dict[str, int] = {}  # root tensor -> position among the outputs
         self._node = ""
 
     # -- what operators' `lower` rules use ----------------------------------------------------------------------
@@ -203,40 +209,32 @@ class Lowering:
             self._node = node.name
             rule(self, node)
         taken: set[str] = set()
-        for out in self.graph.outputs:
+        for position, out in enumerate(self.graph.outputs):
             root = self.root(out)
             if root in taken or self.graph.tensors[root].role != "activation":
-                self._alias.pop(out, None)
-                fresh = f"{out}/output"
+                fresh = f"{out}/output{position}"
                 self.types[fresh] = self.types[out]
                 self._node = fresh
                 self.emit("strided_copy", {"input": root, "output": fresh}, flat_copy(self.types[out]))
-                self._output_name[out] = fresh
                 root = fresh
             taken.add(root)
-            self._landing[root] = self.graph.outputs.index(out)
+            self._landing[root] = position
 
     def assemble(self) -> Lowered:
         """Plan the arena and turn names into operands."""
-        self._landing: dict[str, int] = {}
-        self._output_name: dict[str, str] = {}
         self.lower_all()
         shared = self._share_in_place()
         lives: dict[str, list[int]] = {}
         for at, call in enumerate(self.calls):
-            for name in call.operands.values():
-                if not name or name.startswith("constant:"):
-                    continue
+            for _, name in call.tensors():
                 key = shared(self.root(name))
                 span = lives.setdefault(key, [at, at])
                 span[1] = at
         arena = [k for k in lives if self._space(k) == ARENA]
-        buffers = [Buffer(self._bytes(k, shared), *lives[k]) for k in arena]
+        buffers = [Buffer(self.types[k].nbytes, *lives[k]) for k in arena]
         layout = plan(buffers)
         offsets = dict(zip(arena, layout.offsets, strict=True))
-        # A later constant may have been added by another program of the pool: only offsets matter, and they stay.
         instructions, nodes = [], []
-        self._by_name = {n.name: n for n in self.graph.nodes}
         uses = [self._use(call, shared) for call in self.calls]
         for call in self.calls:
             names, int_names, float_names = self._schema[call.kernel]
@@ -248,19 +246,18 @@ class Lowering:
         named = dict(zip(arena, buffers, strict=True))
         return Lowered(instructions, nodes, layout, unshared, self._constants, self.types, named, uses)
 
-    def _use(self, call: Call, shared: Any) -> Use:
-        node = self._by_name.get(call.node)
+    def _use(self, call: Call, shared: Callable[[str], str]) -> Use:
+        node = self._nodes.get(call.node)
         made = set(node.outputs) if node is not None else set()
         written: set[str] = set()
         read: set[str] = set()
-        for operand, name in call.operands.items():
-            if name and not name.startswith("constant:"):
-                fills = name in made or operand in ("workspace", "output")
-                (written if fills else read).add(shared(self.root(name)))
+        for operand, name in call.tensors():
+            fills = name in made or operand in ("workspace", "output")
+            (written if fills else read).add(shared(self.root(name)))
         return Use(frozenset(read), frozenset(written))
 
     def _arena_tensors(self) -> set[str]:
-        names = {self.root(n) for c in self.calls for n in c.operands.values() if n and not n.startswith("constant:")}
+        names = {self.root(name) for call in self.calls for _, name in call.tensors()}
         return {n for n in names if self._space(n) == ARENA}
 
     def _space(self, name: str) -> int:
@@ -274,7 +271,7 @@ class Lowering:
             return CONSTANTS
         return ARENA
 
-    def _operand(self, name: str, shared: Any, offsets: Mapping[str, int]) -> Operand:
+    def _operand(self, name: str, shared: Callable[[str], str], offsets: Mapping[str, int]) -> Operand:
         if not name:
             return NONE
         if name.startswith("constant:"):
@@ -291,16 +288,13 @@ class Lowering:
             return (CONSTANTS, self._constants.offsets[key])
         return (ARENA, offsets[key])
 
-    def _bytes(self, key: str, shared: Any) -> int:
-        return self.types[key].nbytes
-
-    def _share_in_place(self) -> Any:
+    def _share_in_place(self) -> Callable[[str], str]:
         """Let an output take over the bytes of an input that dies with the call, where the operator allows it."""
-        last: dict[str, int] = {}
+        end: dict[str, int] = {}  # the last call that touches a root tensor
+        per_node: dict[str, int] = {}
         for at, call in enumerate(self.calls):
-            for name in call.operands.values():
-                if name and not name.startswith("constant:"):
-                    last[self.root(name)] = at
+            end |= {self.root(name): at for _, name in call.tensors()}
+            per_node[call.node] = per_node.get(call.node, 0) + 1
         parent: dict[str, str] = {}
 
         def find(name: str) -> str:
@@ -308,18 +302,13 @@ class Lowering:
                 name = parent[name]
             return name
 
-        nodes = {n.name: n for n in self.graph.nodes}
-        per_node: dict[str, int] = {}
-        for call in self.calls:
-            per_node[call.node] = per_node.get(call.node, 0) + 1
-        end = dict(last)
         for at, call in enumerate(self.calls):
-            node = nodes.get(call.node)
+            node = self._nodes.get(call.node)
             if node is None or per_node[call.node] != 1 or not node.outputs[0]:
                 continue
             y = node.outputs[0]
             out = find(self.root(y))
-            used = [find(self.root(n)) for n in call.operands.values() if n and not n.startswith("constant:")]
+            used = [find(self.root(name)) for _, name in call.tensors()]
             for position in operator(node).in_place:
                 x = node.inputs[position] if position < len(node.inputs) else ""
                 root = find(self.root(x))
