@@ -10,8 +10,9 @@ from homespun import _native
 from homespun.compile.compiler import MemoryReport, choose_isa, load_program, lower, report
 from homespun.compile.lowering import ConstantPool, Lowered, aligned_empty
 from homespun.compile.passes import for_inference
-from homespun.errors import OptionError, ShapeError
-from homespun.graph import BATCH, Array, Graph, check, infer
+from homespun.errors import OptionError
+from homespun.graph import Array, Graph, check, infer
+from homespun.graph.inputs import input_arrays, wrong_shape
 
 WEIGHTS = ("float32", "int8")
 
@@ -94,20 +95,10 @@ class Predictor:
         return self._programs[batch]
 
     def _check(self, inputs: tuple[Array, ...]) -> list[Array]:
-        names = self._model.inputs
-        if len(inputs) != len(names):
-            raise ShapeError(f"the model takes {len(names)} inputs ({', '.join(names)}), {len(inputs)} given")
-        arrays: list[Array] = []
-        for name, array in zip(names, inputs, strict=True):
-            declared = self._model.tensors[name]
-            array = np.ascontiguousarray(array, dtype=declared.dtype)
-            fits = array.ndim == len(declared.shape) and all(
-                want in (BATCH, got) for want, got in zip(declared.shape, array.shape, strict=True)
-            )
-            if not fits or array.shape[0] != (arrays[0].shape[0] if arrays else array.shape[0]):
-                shape = ", ".join("N" if d == BATCH else str(d) for d in declared.shape)
-                raise ShapeError(f"input {name!r} has shape {array.shape}, expected ({shape})")
-            arrays.append(array)
+        arrays = input_arrays(self._model, inputs)
+        for name, array in zip(self._model.inputs, arrays, strict=True):
+            if array.shape[0] != arrays[0].shape[0]:
+                raise wrong_shape(self._model, name, array)
         return arrays
 
     def _externals(self, arrays: list[Array], lowered: Lowered) -> list[Array]:

@@ -34,7 +34,8 @@ from homespun.compile.training import (
     recompute_candidates,
 )
 from homespun.errors import OptionError, ShapeError, TrainingError
-from homespun.graph import BATCH, Array, Graph, TensorType, check, infer
+from homespun.graph import Array, Graph, TensorType, check, infer
+from homespun.graph.inputs import input_arrays
 from homespun.runtime import Predictor
 from homespun.training.budget import Choice, as_bytes, choose
 from homespun.training.losses import Loss, as_targets
@@ -449,22 +450,7 @@ class Trainer:
         self._store[HYPERS][:4] = (self.learning_rate, first, second, 1.0)
 
     def _inputs(self, x: Arrays) -> list[Array]:
-        names = self._whole.inputs
-        given = _listed(x)
-        if len(given) != len(names):
-            raise ShapeError(f"the model takes {len(names)} inputs ({', '.join(names)}), {len(given)} given")
-        arrays = []
-        for name, array in zip(names, given, strict=True):
-            t = self._whole.tensors[name]
-            array = np.ascontiguousarray(array, dtype=t.dtype)
-            fits = array.ndim == len(t.shape) and all(
-                w in (BATCH, n) for w, n in zip(t.shape, array.shape, strict=True)
-            )
-            if not fits:
-                shape = ", ".join("N" if d == BATCH else str(d) for d in t.shape)
-                raise ShapeError(f"input {name!r} has the shape {array.shape}, expected ({shape})")
-            arrays.append(array)
-        return arrays
+        return input_arrays(self._whole, _listed(x))
 
     def _parts(self, features: Sequence[Array], targets: Sequence[Array]) -> list[tuple[list[Array], list[Array]]]:
         """A step's samples in micro-batches."""

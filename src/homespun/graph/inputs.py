@@ -1,0 +1,36 @@
+"""A caller's arrays held against what a model declares, for predictors and trainers alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from homespun.errors import ShapeError
+from homespun.graph.graph import BATCH, Array, Graph
+
+
+def input_arrays(graph: Graph, given: Sequence[Array]) -> list[Array]:
+    """The arrays, contiguous and of the declared dtypes; the batch size is free.
+
+    Raises `ShapeError` for another number of arrays, or other shapes, than the graph's inputs have.
+    """
+    if len(given) != len(graph.inputs):
+        raise ShapeError(f"the model takes {len(graph.inputs)} inputs ({', '.join(graph.inputs)}), {len(given)} given")
+    arrays: list[Array] = []
+    for name, array in zip(graph.inputs, given, strict=True):
+        declared = graph.tensors[name]
+        array = np.ascontiguousarray(array, dtype=declared.dtype)
+        fits = array.ndim == len(declared.shape) and all(
+            want in (BATCH, got) for want, got in zip(declared.shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise wrong_shape(graph, name, array)
+        arrays.append(array)
+    return arrays
+
+
+def wrong_shape(graph: Graph, name: str, array: Array) -> ShapeError:
+    """The error that says what an input was given and what was expected."""
+    shape = ", ".join("N" if d == BATCH else str(d) for d in graph.tensors[name].shape)
+    return ShapeError(f"input {name!r} has shape {array.shape}, expected ({shape})")
