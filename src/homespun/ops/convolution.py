@@ -80,11 +80,9 @@ def conv2d_cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[
     return Cost(2 * kh * kw * per_group * outs[0].size)
 
 
-def geometry(low: Any, node: Node) -> dict[str, int]:
-    """The integers that describe a convolution to a kernel."""
-    a = low.attributes(node)
-    x, w, y = low.type(node.inputs[0]), low.type(node.inputs[1]), low.type(node.outputs[0])
-    top, left, _, _ = padding_of(a, (x.shape[1], x.shape[2]), (w.shape[0], w.shape[1]))
+def window_geometry(a: Attributes, x: TensorType, y: TensorType, kernel: tuple[int, int]) -> dict[str, int]:
+    """The integers that describe a sliding window over x, with results y, to a kernel."""
+    top, left, _, _ = padding_of(a, (x.shape[1], x.shape[2]), kernel)
     return {
         "batch": x.shape[0],
         "height": x.shape[1],
@@ -92,17 +90,23 @@ def geometry(low: Any, node: Node) -> dict[str, int]:
         "channels": x.shape[3],
         "out_height": y.shape[1],
         "out_width": y.shape[2],
-        "out_channels": y.shape[3],
-        "kernel_h": w.shape[0],
-        "kernel_w": w.shape[1],
+        "kernel_h": kernel[0],
+        "kernel_w": kernel[1],
         "stride_h": a["stride"][0],
         "stride_w": a["stride"][1],
         "dilation_h": a["dilation"][0],
         "dilation_w": a["dilation"][1],
         "pad_top": top,
         "pad_left": left,
-        "groups": a["groups"],
     }
+
+
+def geometry(low: Any, node: Node) -> dict[str, int]:
+    """The integers that describe a convolution to a kernel."""
+    a = low.attributes(node)
+    x, w, y = low.type(node.inputs[0]), low.type(node.inputs[1]), low.type(node.outputs[0])
+    shape = window_geometry(a, x, y, (w.shape[0], w.shape[1]))
+    return {**shape, "out_channels": y.shape[3], "groups": a["groups"]}
 
 
 def conv2d_lower(low: Any, node: Node) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
-from homespun.ops.convolution import padding_of, window
+from homespun.ops.convolution import padding_of, window, window_geometry
 
 
 def _pool_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
@@ -28,22 +28,9 @@ def _pool_cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[T
 
 def pool_geometry(a: Attributes, x: TensorType, y: TensorType) -> dict[str, int]:
     """The integers that describe a pooling to a kernel, forward and backward."""
-    top, left, bottom, right = padding_of(a, (x.shape[1], x.shape[2]), a["kernel"])
+    _, _, bottom, right = padding_of(a, (x.shape[1], x.shape[2]), a["kernel"])
     return {
-        "batch": x.shape[0],
-        "height": x.shape[1],
-        "width": x.shape[2],
-        "channels": x.shape[3],
-        "out_height": y.shape[1],
-        "out_width": y.shape[2],
-        "kernel_h": a["kernel"][0],
-        "kernel_w": a["kernel"][1],
-        "stride_h": a["stride"][0],
-        "stride_w": a["stride"][1],
-        "dilation_h": a["dilation"][0],
-        "dilation_w": a["dilation"][1],
-        "pad_top": top,
-        "pad_left": left,
+        **window_geometry(a, x, y, a["kernel"]),
         "pad_bottom": bottom,
         "pad_right": right,
         "average": int(a.get("average", False)),
