@@ -216,27 +216,24 @@ def moved(step: Step, said: Collection[tuple[int, int]]) -> tuple[list[Moved], i
     before, after = step.before, step.after
     differs = before.member != after.member
     differs[step.pending] = False
+    for photo_id, topic_id in said:
+        row, column = after.row(photo_id), after.column(topic_id)
+        if row is not None and column is not None:
+            differs[row, column] = False
     rows, columns = _where(differs)
     certainty = np.abs(after.confidences[rows, columns] - 0.5)
-    moves: list[Moved] = []
-    total = 0
-    for index in np.argsort(-certainty, kind="stable"):
-        row, column = int(rows[index]), int(columns[index])
-        photo_id, topic = int(after.ids[row]), after.topics[column]
-        if (photo_id, topic.id) in said:
-            continue
-        total += 1
-        if len(moves) < MOST_MOVED:
-            moves.append(
-                Moved(
-                    photo_id=photo_id,
-                    topic=topic.key,
-                    before=bool(before.member[row, column]),
-                    after=bool(after.member[row, column]),
-                    confidence=float(after.confidences[row, column]),
-                )
-            )
-    return moves, total
+    order = np.argsort(-certainty, kind="stable")[:MOST_MOVED]
+    moves = [
+        Moved(
+            photo_id=int(after.ids[row]),
+            topic=after.topics[column].key,
+            before=bool(before.member[row, column]),
+            after=bool(after.member[row, column]),
+            confidence=float(after.confidences[row, column]),
+        )
+        for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True)
+    ]
+    return moves, len(rows)
 
 
 def write(connection: sqlite3.Connection, step: Step) -> None:
@@ -251,17 +248,20 @@ def write(connection: sqlite3.Connection, step: Step) -> None:
 
     differs = (before.member != after.member) | ((before.said == 1) != (after.said == 1))
     differs[step.pending] = after.member[step.pending]
-    for row, column in zip(*_where(differs), strict=True):
-        pair = (int(after.ids[row]), after.topics[column].id)
-        if after.member[row, column]:
-            connection.execute(
-                "INSERT INTO membership (photo_id, topic_id, human, sort_date) "
-                "SELECT ?1, ?2, ?3, sort_date FROM photo WHERE id = ?1 "
-                "ON CONFLICT (photo_id, topic_id) DO UPDATE SET human = ?3",
-                (*pair, int(after.said[row, column] == 1)),
-            )
-        else:
-            connection.execute("DELETE FROM membership WHERE photo_id = ? AND topic_id = ?", pair)
+    rows, columns = _where(differs)
+    topic_ids = np.array([topic.id for topic in after.topics], np.int64)
+    photos, topics = after.ids[rows], topic_ids[columns]
+    stays, human = after.member[rows, columns], after.said[rows, columns] == 1
+    connection.executemany(
+        "DELETE FROM membership WHERE photo_id = ? AND topic_id = ?",
+        zip(photos[~stays].tolist(), topics[~stays].tolist(), strict=True),
+    )
+    connection.executemany(
+        "INSERT INTO membership (photo_id, topic_id, human, sort_date) "
+        "SELECT ?1, ?2, ?3, sort_date FROM photo WHERE id = ?1 "
+        "ON CONFLICT (photo_id, topic_id) DO UPDATE SET human = ?3",
+        zip(photos[stays].tolist(), topics[stays].tolist(), human[stays].astype(int).tolist(), strict=True),
+    )
 
 
 def read_examples(connection: sqlite3.Connection, topics: Iterable[TopicRow]) -> dict[str, Example]:
