@@ -367,10 +367,6 @@ class Album:
         """The photo as a JPEG of at most this long side, upright, without metadata. Raises `PhotoError`."""
         return self._pictures.render(photo_id, long_side)
 
-    def original_path(self, photo_id: int) -> Path:
-        """A file that holds the photo now. Raises `PhotoError` if it has none."""
-        return self._pictures.original(photo_id)
-
     # Corrections
 
     def correct(

@@ -10,7 +10,10 @@ import fcntl
 import json
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from homespun.album.errors import LibraryBusyError, LibraryError, StorageFullError
 
@@ -22,18 +25,34 @@ def write_file(target: Path, content: bytes, *, durable: bool = False) -> None:
 
     Raises `StorageFullError` if the disk is, `LibraryError` if it cannot be written otherwise.
     """
-    beside = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explain_os_error(error, target) from error
+    with replacing(target, durable=durable) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def replacing(target: Path, *, durable: bool) -> Iterator[BinaryIO]:
+    """A stream into a file beside `target`, which takes its place when the block ends, and is gone if the block raises.
+
+    Raises as `write_file` does. `durable` waits until the disk has it.
+    """
+    beside = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
         with beside.open("wb") as stream:
-            stream.write(content)
+            yield stream
+            stream.flush()
             if durable:
-                stream.flush()
                 os.fsync(stream.fileno())
         beside.replace(target)
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise explain_os_error(error, target) from error
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def explain_os_error(error: OSError, path: Path) -> LibraryError:

@@ -7,6 +7,7 @@ small one. Originals are never opened for writing.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from typing import IO, Any
 from xml.sax.saxutils import escape
 
 from homespun.album import search, topics
-from homespun.album.disk import explain_os_error, write_file
+from homespun.album.disk import replacing, write_file
 from homespun.album.errors import LibraryError
 from homespun.album.model import Photo
 from homespun.album.scoring import Standing
@@ -49,27 +50,18 @@ def export(store: Store, standing: Standing, target: Path, format: str, sidecars
     """See `album.Album.export`."""
     if format not in FORMATS:
         raise OptionError(f"an export is written as {' or '.join(FORMATS)}, not {format!r}")
-    beside = target.with_name(f".{target.name}.part")
-    try:
-        with beside.open("w", encoding="utf-8", newline="") as stream:
-            count = 0
-            write = _JsonTable(stream) if format == "json" else _CsvTable(stream)
-            for photo in _photos(store, standing):
-                write.photo(photo)
-                if sidecars is not False:
-                    for path in _files(store, photo.id):
-                        _write_sidecar(photo, path, None if sidecars is True else Path(sidecars))
-                count += 1
-            write.end()
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(target)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise explain_os_error(error, target) from error
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    count = 0
+    with replacing(target, durable=True) as raw:
+        stream = io.TextIOWrapper(raw, encoding="utf-8", newline="")
+        write = _JsonTable(stream) if format == "json" else _CsvTable(stream)
+        for photo in _photos(store, standing):
+            write.photo(photo)
+            if sidecars is not False:
+                for path in _files(store, photo.id):
+                    _write_sidecar(photo, path, None if sidecars is True else Path(sidecars))
+            count += 1
+        write.end()
+        stream.detach()  # writes what it holds; `replacing` closes the file
     return count
 
 

@@ -359,7 +359,6 @@ class _Pace:
         self._done = 0
         self._total: int | None = None
         self._marks: deque[tuple[float, int]] = deque()
-        self._last = 0.0
 
     def searching(self, found: int, path: bytes) -> None:
         if found % 500 == 0:

@@ -59,7 +59,7 @@ class Pictures:
         return decoders.render(path, long_side)
 
     def original(self, photo_id: int) -> Path:
-        """See `Album.original_path`."""
+        """A file that holds the photo now. Raises `PhotoError` if it has none."""
         with self._store.reader() as connection:
             require_photos(connection, [photo_id])
             query = "SELECT path FROM file WHERE photo_id = ? AND vanished = 0 ORDER BY length(path), path"

@@ -226,12 +226,6 @@ class Store:
             row = connection.execute("SELECT id FROM photo WHERE content_hash = ?", (content_hash,)).fetchone()
         return None if row is None else int(row[0])
 
-    def has_feature(self, photo_id: int, backbone: str) -> bool:
-        """Whether the photo's features of this backbone are stored."""
-        with self.reader() as connection:
-            query = "SELECT 1 FROM feature WHERE backbone = ? AND photo_id = ?"
-            return connection.execute(query, (backbone, photo_id)).fetchone() is not None
-
     def add_photo(
         self,
         path: bytes,

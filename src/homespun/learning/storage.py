@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from safetensors.numpy import save
 
 import homespun
 from homespun.errors import FormatError
+from homespun.formats.atomic import replacing
 from homespun.learning.calibration import Calibration
 from homespun.learning.head import TopicStatistics
 from homespun.learning.space import FeatureSpace, Grid
@@ -119,21 +118,8 @@ def read_builtin(path: Path) -> tuple[FeatureSpace, dict[str, TopicStatistics], 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Puts `data` at `path` in one step: a kill or a full disk leaves the old file, or the new, and nothing between."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with beside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    with replacing(path) as beside:
+        beside.write_bytes(data)
 
 
 def _digest(tensors: Mapping[str, npt.NDArray[Any]], description: Mapping[str, Any]) -> str:

@@ -107,10 +107,6 @@ class TopicLearner:
         """Keys of the examples that are learnt now."""
         return frozenset(self._examples)
 
-    def is_builtin(self, topic: str) -> bool:
-        """True for a topic that ships and that can't be removed."""
-        return topic in self._builtin
-
     def example(self, key: str) -> tuple[frozenset[str], frozenset[str]]:
         """What was said about the photo `key`: topics that it is in, and topics that it is not in."""
         example = self._examples[self._known_key(key)]

@@ -14,7 +14,6 @@ from homespun.album.model import Change, Doubt, Photo, PhotoTopic, Problem, Topi
 from homespun.album.web.language import Speech
 from homespun.album.web.query import PhotoQuery
 
-PREVIEW_SIDE = 1920
 SHARE_STEP = 5
 """Bars of confidence come in steps of this many percent: one CSS class each, as inline styles are not allowed."""
 
