@@ -46,7 +46,7 @@ def test_every_place_in_a_step_can_be_left_and_come_back_to() -> None:
     x, y = images()
     expected = make()
     expected.step(x, y)
-    length = len(next(iter(expected._programs.values())).program)
+    length = len(next(iter(expected._programs.compiled.values())).program)
     for at in range(0, length, 3):
         trainer = make()
         compiled = trainer._main_program()
@@ -97,7 +97,7 @@ def test_released_memory_is_nearly_all_of_the_arena() -> None:
     trainer = make()
     trainer.step(*images())
     assert trainer.pause(release_memory=True, timeout=5)
-    for compiled in trainer._programs.values():
+    for compiled in trainer._programs.compiled.values():
         assert not compiled.program.arena.any()
     trainer.resume()
     assert np.isfinite(trainer.step(*images()).loss)

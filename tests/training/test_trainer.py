@@ -98,7 +98,7 @@ def test_only_what_is_trainable_changes() -> None:
 def test_a_frozen_part_is_neither_differentiated_nor_saved() -> None:
     whole, head = trainer(), trainer(trainable="head")
     assert head.memory.arena < 0.1 * whole.memory.arena
-    program = next(iter(head._programs.values()))
+    program = next(iter(head._programs.compiled.values()))
     assert not any(n.op in ("conv2d_backward", "train_conv2d") for n in program.graph.nodes)
 
 

@@ -14,7 +14,7 @@ from homespun.compile.training import Mode
 from homespun.errors import BudgetError, OptionError
 
 if TYPE_CHECKING:
-    from homespun.training.trainer import Trainer
+    from homespun.training.programs import Programs
 
 _UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -49,15 +49,15 @@ def as_bytes(budget: int | str) -> int:
     return budget
 
 
-def choose(trainer: Trainer, budget: int) -> Choice:
+def choose(programs: Programs, batch: int, budget: int) -> Choice:
     """The fastest way to train within a budget. Raises `BudgetError`, saying the least that would do."""
-    sizes = [trainer.batch]
+    sizes = [batch]
     while sizes[-1] > 1:
         sizes.append(sizes[-1] // 2)
     least = 0
     for size in sizes:
-        micro = 0 if size == trainer.batch else size
-        found, smallest = _fit(trainer, micro, size, budget)
+        micro = 0 if size == batch else size
+        found, smallest = _fit(programs, micro, size, budget)
         if found is not None:
             return found
         least = min(least, smallest) if least else smallest
@@ -67,18 +67,19 @@ def choose(trainer: Trainer, budget: int) -> Choice:
     )
 
 
-def _fit(trainer: Trainer, micro: int, size: int, budget: int) -> tuple[Choice | None, int]:
+def _fit(programs: Programs, micro: int, size: int, budget: int) -> tuple[Choice | None, int]:
     """(the choice with the fewest layers computed again that fits, or None; bytes of the smallest tried)."""
     mode: Mode = "gradients" if micro else "step"
 
     def needed(recompute: tuple[str, ...] | None) -> int:
-        arena = trainer.planned(mode, size, recompute).plan.size
-        return arena + trainer.state_bytes + (trainer.gradient_bytes if micro else 0)
+        arena = programs.planned(mode, size, recompute).plan.size
+        state = programs.state
+        return arena + state.store.layout.size + (state.gradient_layout.size if micro else 0)
 
     usual = needed(None)
     if usual <= budget:
         return Choice(micro, None, usual), usual
-    candidates = trainer.candidates(mode, size)
+    candidates = programs.candidates(mode, size)
     smallest = usual
     low, high = 0, len(candidates)
     best: Choice | None = None

@@ -16,31 +16,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from homespun.compile.compiler import MemoryReport, choose_isa
-from homespun.compile.lowering import Lowered
-from homespun.compile.split import split
-from homespun.compile.training import (
-    COMMON_STATES,
-    CONTROL,
-    HYPERS,
-    LOSS,
-    RANDOM,
-    Mode,
-    StateLayout,
-    TrainingPlan,
-    TrainingProgram,
-    Update,
-    compile_training,
-    lower_training,
-    recompute_candidates,
-)
+from homespun.compile.training import CONTROL, HYPERS, LOSS, RANDOM, Mode, TrainingProgram
 from homespun.errors import OptionError, ShapeError, TrainingError
-from homespun.graph import Array, Graph, TensorType, check, infer
+from homespun.graph import Array, Graph, check
 from homespun.graph.inputs import input_arrays
 from homespun.runtime import Predictor
-from homespun.training.budget import Choice, as_bytes, choose
-from homespun.training.losses import Loss, as_targets
+from homespun.training.budget import as_bytes, choose
+from homespun.training.losses import Loss
+from homespun.training.model_state import ModelState, check_named
 from homespun.training.optim import Optimizer
 from homespun.training.pause import PauseSwitch
+from homespun.training.programs import Programs
 from homespun.training.progress import Progress
 from homespun.training.schedules import Schedule
 from homespun.training.state import Store
@@ -116,22 +102,15 @@ class Trainer:
         self.step_count = 0
         self.schedule: Schedule | None = None
         self.progress = Progress()
-        self._whole = model.copy()
-        self._split = split(self._whole, self.trainable)
-        self._updates = {name: self._update(name) for name in self.trainable}
-        self._store = Store(self._layout())
-        graph = self._split.trained
-        self._store.fill({t.name: t.data for t in graph.with_role("parameter", "state") if t.data is not None})
-        self._store[RANDOM][:] = (seed, 0)
-        self._begin_averages()
-        self._programs: dict[Any, TrainingProgram] = {}
+        self._state = ModelState(model, self.trainable, optimizer, average, seed)
+        self._store = self._state.store
+        self._switch = PauseSwitch()
+        self._programs = Programs(self._state, loss, optimizer, precision, threads, self.isa, self._switch)
         self._backbone: Predictor | None = None
         self._gradients: Store | None = None
         self._lock = RLock()
-        self._switch = PauseSwitch()
-        self._choice = Choice()
         if memory_budget is not None:
-            self._choice = choose(self, as_bytes(memory_budget))
+            self._programs.choice = choose(self._programs, batch, as_bytes(memory_budget))
 
     # -- learning -----------------------------------------------------------------------------------------------
 
@@ -163,11 +142,11 @@ class Trainer:
     def _step(self, parts: list[tuple[list[Array], list[Array]]]) -> StepResult:
         rate = self.learning_rate
         self._set_hyper(self.step_count + 1)
-        if len(parts) == 1 and not self._choice.micro_batch:
+        if len(parts) == 1 and not self._programs.choice.micro_batch:
             self._store[RANDOM][1] = self.step_count
             self._run("step", *parts[0])
         else:
-            before = self._statistics()
+            before = self._state.moving_statistics()
             loss = self._accumulate(parts)
             if not math.isfinite(loss):
                 self._store.fill(before)
@@ -188,21 +167,21 @@ class Trainer:
     def features(self, x: Arrays) -> list[Array]:
         """What the frozen part makes of inputs: a step's first half, which may be computed once and kept."""
         arrays = self._inputs(x)
-        frozen = self._split.frozen
+        frozen = self._state.split.frozen
         if frozen is None:
             return arrays
         if self._backbone is None:
             self._backbone = Predictor(frozen, self.batch, self.backbone_weights, self.threads, self.isa)
-        named = dict(zip(self._whole.inputs, arrays, strict=True))
+        named = dict(zip(self._state.whole.inputs, arrays, strict=True))
         made = self._backbone(*(named[n] for n in frozen.inputs))
         results = list(made) if isinstance(made, tuple) else [made]
-        own = self._split.trained.inputs[len(self._split.features) :]
+        own = self._state.split.trained.inputs[len(self._state.split.features) :]
         return [*results, *(named[n] for n in own)]
 
     def loss_of(self, x: Arrays, y: Arrays) -> float:
         """Mean loss of N samples in training mode, without learning from them."""
         with self._lock:
-            before = self._statistics()
+            before = self._state.moving_statistics()
             loss = self._accumulate(self._parts(self.features(x), _listed(y)))
             self._store.fill(before)
             return loss
@@ -216,7 +195,7 @@ class Trainer:
         """
         with self._lock:
             parts = self._parts(self.features(x), _listed(y))
-            before = self._statistics()
+            before = self._state.moving_statistics()
             self._set_hyper(self.step_count + 1)
             loss = self._accumulate(parts)
             if not math.isfinite(loss):
@@ -233,7 +212,7 @@ class Trainer:
         with self._lock:
             store = self._gradient_store()
             for name, value in gradients.items():
-                self._check_named(name, value, store.views, "apply_gradients")
+                check_named(name, value, store.views, "apply_gradients")
             for name, view in store.views.items():
                 if name in gradients:
                     np.copyto(view, gradients[name])
@@ -248,61 +227,36 @@ class Trainer:
 
     def parameters(self, *, copy: bool = True, trainable_only: bool = False) -> dict[str, Array]:
         """All parameters by name, as the model has them; views of the trainer's own memory where `copy` is False."""
-        names = self.trainable if trainable_only else tuple(self._whole.parameters())
-        found = {n: self._store[n] if n in self._store else self._whole.data(n) for n in names}
-        return {n: v.copy() if copy else v for n, v in found.items()}
+        return self._state.parameters(copy=copy, names=self.trainable if trainable_only else None)
 
     def load_parameters(self, values: Mapping[str, Array]) -> None:
         """Set parameters by name; those left out stay. Raises as `apply_gradients`, with nothing changed."""
         with self._lock:
-            known = self._whole.parameters()
-            for name, value in values.items():
-                self._check_named(name, value, known, "load_parameters")
-            for name, value in values.items():
-                self._whole.tensors[name].data = np.array(value, np.float32)
-                if name in self._store:
-                    np.copyto(self._store[name], value)
-            frozen = self._split.frozen
+            self._state.load_parameters(values)
+            frozen = self._state.split.frozen
             if frozen is not None and any(n in frozen.tensors for n in values):
-                for name in values:
-                    if name in frozen.tensors:
-                        frozen.tensors[name].data = self._whole.tensors[name].data
                 self._backbone = None  # its weights are packed; it is compiled afresh when next needed
 
     def state(self, *, copy: bool = True) -> dict[str, Array]:
         """Running statistics by name."""
-        names = [t.name for t in self._whole.with_role("state")]
-        found = {n: self._store[n] if n in self._store else self._whole.data(n) for n in names}
-        return {n: v.copy() if copy else v for n, v in found.items()}
+        return self._state.statistics(copy=copy)
 
     def optimizer_state(self, *, copy: bool = True) -> dict[str, Array]:
         """The optimizer's states and the averages of weights, by "optimizer/parameter/name" and "average/parameter"."""
-        names = [s for u in self._updates.values() for s in (*u.states, u.average) if s]
-        return {n: self._store[n].copy() if copy else self._store[n] for n in names}
+        return self._state.optimizer_state(copy=copy)
 
     def load_optimizer_state(self, values: Mapping[str, Array]) -> None:
         """Set states of the optimizer by name. Raises as `apply_gradients`, with nothing changed."""
         with self._lock:
-            known = self.optimizer_state(copy=False)
-            for name, value in values.items():
-                self._check_named(name, value, known, "load_optimizer_state")
-            self._store.fill(values)
+            self._state.load_optimizer_state(values)
 
     def averaged_parameters(self) -> dict[str, Array]:
         """Parameters with the moving averages of the trained ones in their place. Needs `average`."""
-        if self.average == 0:
-            raise OptionError("this trainer keeps no average of its weights; make it with average=0.999 or so")
-        return {
-            n: self._store[f"average/{n}"].copy() if n in self._updates else v for n, v in self.parameters().items()
-        }
+        return self._state.averaged_parameters()
 
     def model(self, *, averaged: bool = False) -> Graph:
         """The model with the parameters and statistics it has now: for `Predictor`, `save`, another trainer."""
-        graph = self._whole.copy()
-        values = self.averaged_parameters() if averaged else self.parameters()
-        for name, value in {**values, **self.state()}.items():
-            graph.tensors[name].data = value
-        return graph
+        return self._state.model(averaged=averaged)
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
@@ -312,21 +266,12 @@ class Trainer:
 
     def training_state(self) -> dict[str, Array]:
         """Views of all that a checkpoint holds beside the model: optimizer states, averages, random state."""
-        return {**self.optimizer_state(copy=False), RANDOM: self._store[RANDOM]}
+        return self._state.training_state()
 
     def take_over(self, graph: Graph, states: Mapping[str, Array]) -> None:
         """Continue from a model's parameters and statistics and from training states of the same names and shapes."""
         with self._lock:
-            for t in graph.with_role("state"):
-                assert t.data is not None
-                self._whole.tensors[t.name].data = np.array(t.data)
-                if t.name in self._store:
-                    np.copyto(self._store[t.name], t.data)
-                frozen = self._split.frozen
-                if frozen is not None and t.name in frozen.tensors:
-                    frozen.tensors[t.name].data = self._whole.tensors[t.name].data
-            self.load_parameters(graph.parameters())
-            self._store.fill(states)
+            self._state.take_over(graph, states)
             self._backbone = None
 
     # -- pausing ------------------------------------------------------------------------------------------------
@@ -396,61 +341,31 @@ class Trainer:
     @property
     def memory(self) -> MemoryReport:
         """Bytes of the step of a full batch, the frozen part's program not counted."""
-        lowered = self._main_program().lowered
-        trained = {n for n in self._store.views if not n.startswith(("optimizer/", "average/", "train/"))}
-        return MemoryReport(
-            arena=lowered.plan.size,
-            lower_bound=lowered.plan.lower_bound,
-            without_reuse=lowered.unshared_bytes,
-            parameters=sum(self._store[n].nbytes for n in trained) + lowered.constants.size,
-            optimizer=sum(v.nbytes for v in self.optimizer_state(copy=False).values()),
-        )
+        return self._programs.memory(self.batch)
+
+    @property
+    def state_bytes(self) -> int:
+        """Parameters, statistics and optimizer states."""
+        return self._store.layout.size
+
+    @property
+    def compromises(self) -> str:
+        """What was done to keep within `memory_budget`, in words."""
+        return str(self._programs.choice)
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _update(self, name: str) -> Update:
-        states = tuple(f"optimizer/{name}/{s}" if s else "" for s in self.optimizer.states())
-        average = f"average/{name}" if self.average > 0 else ""
-        return Update(self.optimizer.op, self.optimizer.attributes_for(name), states, average, self.average)
-
-    def _layout(self) -> StateLayout:
-        layout = StateLayout()
-        for t in self._split.trained.with_role("parameter", "state"):
-            layout.add(t.name, TensorType(t.shape, t.dtype))
-        for name, update in self._updates.items():
-            for state in (*update.states, update.average):
-                if state:
-                    layout.add(state, layout.types[name])
-        for name, common in COMMON_STATES.items():
-            layout.add(name, common)
-        return layout
-
-    def _begin_averages(self) -> None:
-        for name, update in self._updates.items():
-            if update.average:
-                np.copyto(self._store[update.average], self._store[name])
-
-    def _gradient_layout(self) -> StateLayout:
-        layout = StateLayout()
-        for name in self._updates:
-            layout.add(name, self._store.layout.types[name])
-        return layout
-
     def _gradient_store(self) -> Store:
         if self._gradients is None:
-            self._gradients = Store(self._gradient_layout())
+            self._gradients = Store(self._state.gradient_layout)
         return self._gradients
-
-    def _statistics(self) -> dict[str, Array]:
-        names = [t.name for t in self._split.trained.with_role("state")]
-        return {n: self._store[n].copy() for n in names if n in self._store}
 
     def _set_hyper(self, step: int) -> None:
         first, second = self.optimizer.hyper(step)
         self._store[HYPERS][:4] = (self.learning_rate, first, second, 1.0)
 
     def _inputs(self, x: Arrays) -> list[Array]:
-        return input_arrays(self._whole, _listed(x))
+        return input_arrays(self._state.whole, _listed(x))
 
     def _parts(self, features: Sequence[Array], targets: Sequence[Array]) -> list[tuple[list[Array], list[Array]]]:
         """A step's samples in micro-batches."""
@@ -460,7 +375,7 @@ class Trainer:
         if len(counts) != 1 or not 1 <= count <= most:
             sizes = ", ".join(str(a.shape[0]) for a in (*features, *targets))
             raise ShapeError(f"a step takes 1 to {most} samples, as many of each input and target; {sizes} given")
-        size = self._choice.micro_batch or self.batch
+        size = self._programs.choice.micro_batch or self.batch
         return [
             ([a[i : i + size] for a in features], [a[i : i + size] for a in targets]) for i in range(0, count, size)
         ]
@@ -481,104 +396,13 @@ class Trainer:
         return total
 
     def _run(self, mode: Mode, features: Sequence[Array], targets: Sequence[Array], share: float = 1.0) -> None:
-        compiled, arrays = self._prepared(mode, features, targets, share)
+        compiled, arrays = self._programs.prepared(mode, features, targets, share)
         if mode != "step":
             arrays.append(self._gradient_store().bytes)
         self._switch.run(compiled, arrays)
 
-    def _prepared(
-        self, mode: Mode, features: Sequence[Array], targets: Sequence[Array], share: float
-    ) -> tuple[TrainingProgram, list[Array]]:
-        """The program for these arrays, compiled if it is the first of its kind, and the arrays as it wants them."""
-        if mode == "apply":
-            return self._program("apply", 1, (), 1.0), []
-        batch = features[0].shape[0]
-        types, arrays = as_targets(self.loss, self._output_types(batch), targets)
-        program = self._program(mode, batch, tuple(types), share)
-        return program, [*(np.ascontiguousarray(f) for f in features), *arrays]
-
-    def _output_types(self, batch: int) -> list[TensorType]:
-        types = infer(self._split.trained, batch)
-        return [types[o] for o in self._split.trained.outputs]
-
-    def _program(self, mode: Mode, batch: int, targets: tuple[TensorType, ...], share: float) -> TrainingProgram:
-        key = (mode, batch, targets, share)
-        if key not in self._programs:
-            compiled = compile_training(
-                self._split.trained,
-                self._plan(targets, share, self._choice.recompute),
-                mode,
-                batch,
-                self._store.layout,
-                self._gradient_layout(),
-                self._store.bytes,
-                self.isa,
-                self.threads,
-            )
-            self._switch.add(compiled)
-            self._programs[key] = compiled
-        return self._programs[key]
-
-    def _plan(self, targets: tuple[TensorType, ...], share: float, recompute: tuple[str, ...] | None) -> TrainingPlan:
-        return TrainingPlan(
-            self.loss,
-            targets,
-            self._updates,
-            largest_norm=self.optimizer.clip_norm,
-            gradient_factor=share,
-            half=self.precision == "mixed",
-            recompute=recompute,
-        )
-
-    def _likely_targets(self, batch: int) -> tuple[TensorType, ...]:
-        """What targets will be before the first are seen: labels, where the loss takes them."""
-        outputs = self._output_types(batch)
-        labels = [np.zeros(outputs[0].shape[:-1], np.int64)]
-        return tuple(self.loss.target_types(outputs, labels))
-
-    def planned(self, mode: Mode, batch: int, recompute: tuple[str, ...] | None) -> Lowered:
-        """A program as it would be, for those who look for one that fits a budget."""
-        plan = self._plan(self._likely_targets(batch), 1.0, recompute)
-        layouts = (self._store.layout, self._gradient_layout())
-        return lower_training(self._split.trained, plan, mode, batch, *layouts, self.isa, self.threads)[0]
-
-    def candidates(self, mode: Mode, batch: int) -> tuple[str, ...]:
-        """Layers that could be computed again in the backward pass, the best bargains first."""
-        plan = self._plan(self._likely_targets(batch), 1.0, ())
-        return recompute_candidates(self._split.trained, plan, mode, batch, self._store.layout)
-
-    @property
-    def state_bytes(self) -> int:
-        """Parameters, statistics and optimizer states."""
-        return self._store.layout.size
-
-    @property
-    def gradient_bytes(self) -> int:
-        """A block of all gradients, which virtual batches need."""
-        return self._gradient_layout().size
-
-    @property
-    def compromises(self) -> str:
-        """What was done to keep within `memory_budget`, in words."""
-        return str(self._choice)
-
     def _main_program(self) -> TrainingProgram:
-        """The program of a full batch: the one that ran, else the one that integer labels would need."""
-        mode: Mode = "step" if not self._choice.micro_batch else "gradients"
-        batch = self._choice.micro_batch or self.batch
-        for key, compiled in self._programs.items():
-            if key[:2] == (mode, batch):
-                return compiled
-        return self._program(mode, batch, self._likely_targets(batch), 1.0)
-
-    @staticmethod
-    def _check_named(name: str, value: Array, known: Mapping[str, Any], what: str) -> None:
-        if name not in known:
-            near = ", ".join(list(known)[:3])
-            raise TrainingError(f"{what}: there is no {name!r}; names are like {near}")
-        expected = getattr(known[name], "shape", None)
-        if expected is not None and tuple(np.shape(value)) != tuple(expected):
-            raise ShapeError(f"{what}: {name!r} has the shape {np.shape(value)}, expected {tuple(expected)}")
+        return self._programs.main(self.batch)
 
 
 def _listed(x: Arrays) -> list[Array]:

@@ -1,0 +1,130 @@
+"""The programs of a trainer: what it compiles, for which batch sizes and targets, and keeps.
+
+Between `Trainer`, which says what is to run, and `homespun.compile.training`, which knows how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from homespun.compile.compiler import MemoryReport
+from homespun.compile.lowering import Lowered
+from homespun.compile.training import (
+    Mode,
+    TrainingPlan,
+    TrainingProgram,
+    compile_training,
+    lower_training,
+    recompute_candidates,
+)
+from homespun.graph import Array, TensorType, infer
+from homespun.training.budget import Choice
+from homespun.training.losses import Loss, as_targets
+from homespun.training.model_state import ModelState
+from homespun.training.optim import Optimizer
+from homespun.training.pause import PauseSwitch
+
+Key = tuple[Mode, int, tuple[TensorType, ...], float]
+
+
+@dataclass
+class Programs:
+    """Compiles when something runs for the first time. `choice` is what a memory budget demands."""
+
+    state: ModelState
+    loss: Loss
+    optimizer: Optimizer
+    precision: str
+    threads: int
+    isa: str
+    switch: PauseSwitch
+    choice: Choice = field(default_factory=Choice)
+    compiled: dict[Key, TrainingProgram] = field(default_factory=dict)
+
+    def prepared(
+        self, mode: Mode, features: Sequence[Array], targets: Sequence[Array], share: float
+    ) -> tuple[TrainingProgram, list[Array]]:
+        """The program for these arrays, and the arrays as it wants them. Raises `ShapeError` or `TrainingError` for
+        targets that do not fit the loss."""
+        if mode == "apply":
+            return self.program("apply", 1, (), 1.0), []
+        batch = features[0].shape[0]
+        types, arrays = as_targets(self.loss, self._output_types(batch), targets)
+        program = self.program(mode, batch, tuple(types), share)
+        return program, [*(np.ascontiguousarray(f) for f in features), *arrays]
+
+    def program(self, mode: Mode, batch: int, targets: tuple[TensorType, ...], share: float) -> TrainingProgram:
+        """One program, compiled if it is the first of its kind."""
+        key: Key = (mode, batch, targets, share)
+        if key not in self.compiled:
+            compiled = compile_training(
+                self.state.split.trained,
+                self._plan(targets, share, self.choice.recompute),
+                mode,
+                batch,
+                self.state.store.layout,
+                self.state.gradient_layout,
+                self.state.store.bytes,
+                self.isa,
+                self.threads,
+            )
+            self.switch.add(compiled)
+            self.compiled[key] = compiled
+        return self.compiled[key]
+
+    def main(self, batch: int) -> TrainingProgram:
+        """The program of a full batch: the one that ran, else the one that integer labels would need."""
+        mode: Mode = "step" if not self.choice.micro_batch else "gradients"
+        batch = self.choice.micro_batch or batch
+        for key, compiled in self.compiled.items():
+            if key[:2] == (mode, batch):
+                return compiled
+        return self.program(mode, batch, self._likely_targets(batch), 1.0)
+
+    def memory(self, batch: int) -> MemoryReport:
+        """Bytes of the step of a full batch, the frozen part's program not counted."""
+        lowered = self.main(batch).lowered
+        return MemoryReport(
+            arena=lowered.plan.size,
+            lower_bound=lowered.plan.lower_bound,
+            without_reuse=lowered.unshared_bytes,
+            parameters=self.state.trained_bytes + lowered.constants.size,
+            optimizer=sum(v.nbytes for v in self.state.optimizer_state(copy=False).values()),
+        )
+
+    # -- for those who look for a program that fits a budget ----------------------------------------------------
+
+    def planned(self, mode: Mode, batch: int, recompute: tuple[str, ...] | None) -> Lowered:
+        """A program as it would be."""
+        plan = self._plan(self._likely_targets(batch), 1.0, recompute)
+        layouts = (self.state.store.layout, self.state.gradient_layout)
+        return lower_training(self.state.split.trained, plan, mode, batch, *layouts, self.isa, self.threads)[0]
+
+    def candidates(self, mode: Mode, batch: int) -> tuple[str, ...]:
+        """Layers that could be computed again in the backward pass, the best bargains first."""
+        plan = self._plan(self._likely_targets(batch), 1.0, ())
+        return recompute_candidates(self.state.split.trained, plan, mode, batch, self.state.store.layout)
+
+    def _plan(self, targets: tuple[TensorType, ...], share: float, recompute: tuple[str, ...] | None) -> TrainingPlan:
+        return TrainingPlan(
+            self.loss,
+            targets,
+            self.state.updates,
+            largest_norm=self.optimizer.clip_norm,
+            gradient_factor=share,
+            half=self.precision == "mixed",
+            recompute=recompute,
+        )
+
+    def _output_types(self, batch: int) -> list[TensorType]:
+        types = infer(self.state.split.trained, batch)
+        return [types[o] for o in self.state.split.trained.outputs]
+
+    def _likely_targets(self, batch: int) -> tuple[TensorType, ...]:
+        """What targets will be before the first are seen: labels, where the loss takes them."""
+        outputs = self._output_types(batch)
+        labels = [np.zeros(outputs[0].shape[:-1], np.int64)]
+        return tuple(self.loss.target_types(outputs, labels))
