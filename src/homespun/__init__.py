@@ -12,6 +12,7 @@ from homespun.errors import (
     BudgetError,
     FormatError,
     HomespunError,
+    MissingPackageError,
     ModelError,
     OptionError,
     PausedError,
@@ -20,6 +21,7 @@ from homespun.errors import (
 )
 
 if TYPE_CHECKING:
+    from homespun import data as data
     from homespun import zoo as zoo
     from homespun.compile import MemoryReport as MemoryReport
     from homespun.formats import load as load
@@ -46,6 +48,7 @@ _LAZY = {
     "StepResult": "homespun.training",
     "Trainer": "homespun.training",
     "callbacks": "homespun.training",
+    "data": "",
     "load": "homespun.formats",
     "losses": "homespun.training",
     "metrics": "homespun.training",
@@ -60,6 +63,7 @@ __all__ = [
     "BudgetError",
     "FormatError",
     "HomespunError",
+    "MissingPackageError",
     "ModelError",
     "OptionError",
     "PausedError",

@@ -35,3 +35,7 @@ class TrainingError(HomespunError):
 
 class PausedError(HomespunError):
     """A program was asked to run, or to give its memory, while it was in the wrong state for that."""
+
+
+class MissingPackageError(HomespunError, ImportError):
+    """Something asked for needs a package that is not installed; the message says how to install it."""

@@ -110,7 +110,8 @@ def evaluate(
     for metric in wanted:
         metric.reset()
     total, count = 0.0, 0
-    for x, y in batches(data, 0, 0, trainer.batch):
+    plain = data.evaluation_batches(size=trainer.batch) if hasattr(data, "evaluation_batches") else None
+    for x, y in batches(data, 0, 0, trainer.batch) if plain is None else plain:
         outputs = predict(*x) if isinstance(x, (tuple, list)) else predict(x)
         first = outputs[0] if isinstance(outputs, tuple) else outputs
         targets = list(y) if isinstance(y, (tuple, list)) else [np.asarray(y)]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from homespun.errors import ModelError, OptionError, ShapeError
 from homespun.graph import Graph, GraphBuilder, check, infer
+from homespun.graph.class_names import CLASSES_KEY, set_class_names
 from homespun.graph.graph import Node, Tensor
 from homespun.training.trainable import HEAD_KEY
 
@@ -13,13 +16,20 @@ PREFIX = "head."
 FEATURES = "features"
 
 
-def splice(backbone: Graph, head: Graph | int, at: str | None = None, *, dropout: float = 0.0, seed: int = 0) -> Graph:
+def splice(
+    backbone: Graph,
+    head: Graph | int | Sequence[str],
+    at: str | None = None,
+    *,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> Graph:
     """A model that computes `head` of `backbone`; neither is changed.
 
-    `head` is a graph with one input, or a number of classes: then a linear layer. It reads the backbone's tensor `at`;
-    by default "features" where there is one, else the output. What lies behind `at` in the backbone goes. The head's
-    names get the prefix "head.", and `Trainer(trainable="head")` trains those. Raises `ShapeError` for shapes that do
-    not fit.
+    `head` is a graph with one input, or the names of classes, or their number: then a linear layer. Names go into the
+    metadata, so that predictions can say them. The head reads the backbone's tensor `at`; by default "features" where
+    there is one, else the output. What lies behind `at` in the backbone goes. The head's names get the prefix "head.",
+    and `Trainer(trainable="head")` trains those. Raises `ShapeError` for shapes that do not fit.
     """
     where = at or (FEATURES if FEATURES in backbone.tensors else None)
     if where is None:
@@ -29,8 +39,10 @@ def splice(backbone: Graph, head: Graph | int, at: str | None = None, *, dropout
     if where not in backbone.tensors:
         raise ModelError(f"the backbone has no tensor {where!r}")
     types = infer(backbone, batch=1)
-    if isinstance(head, int):
-        head = _linear_head(types[where].shape, head, dropout, seed)
+    names_of_classes: Sequence[str] | None = None
+    if not isinstance(head, Graph):
+        names_of_classes, count = (None, head) if isinstance(head, int) else (head, len(head))
+        head = _linear_head(types[where].shape, count, dropout, seed)
     if len(head.inputs) != 1:
         raise ModelError(f"the head takes {len(head.inputs)} inputs; it must take one")
     wanted = head.tensors[head.inputs[0]]
@@ -52,6 +64,9 @@ def splice(backbone: Graph, head: Graph | int, at: str | None = None, *, dropout
     model.outputs = [names[o] for o in head.outputs]
     model.name = f"{backbone.name}+{head.name}"
     model.metadata[HEAD_KEY] = PREFIX
+    model.metadata.pop(CLASSES_KEY, None)  # those of the classifier that went
+    if names_of_classes is not None:
+        set_class_names(model, names_of_classes)
     check(model)
     infer(model)
     return model
