@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from homespun.graph import Graph as Graph
     from homespun.graph import GraphBuilder as GraphBuilder
     from homespun.runtime import Predictor as Predictor
+    from homespun.training import LossScale as LossScale
     from homespun.training import StepResult as StepResult
     from homespun.training import Trainer as Trainer
     from homespun.training import callbacks as callbacks
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "Graph": "homespun.graph",
     "GraphBuilder": "homespun.graph",
+    "LossScale": "homespun.training",
     "MemoryReport": "homespun.compile",
     "Predictor": "homespun.runtime",
     "StepResult": "homespun.training",

@@ -154,6 +154,7 @@ void finish_forward(const float* block, int64_t block_row, int64_t rows, int64_t
 }
 template void finish_forward<Float32>(const float*, int64_t, int64_t, int64_t, float*, int64_t, double*, int64_t);
 template void finish_forward<BFloat16>(const float*, int64_t, int64_t, int64_t, uint16_t*, int64_t, double*, int64_t);
+template void finish_forward<Float16>(const float*, int64_t, int64_t, int64_t, uint16_t*, int64_t, double*, int64_t);
 
 template <class S>
 void finish_backward(const float* block, int64_t block_row, int64_t row, int64_t rows, int64_t first, int64_t count,
@@ -177,6 +178,8 @@ template void finish_backward<Float32>(const float*, int64_t, int64_t, int64_t, 
                                        const InputGradient<Float32>&);
 template void finish_backward<BFloat16>(const float*, int64_t, int64_t, int64_t, int64_t, int64_t,
                                         const InputGradient<BFloat16>&);
+template void finish_backward<Float16>(const float*, int64_t, int64_t, int64_t, int64_t, int64_t,
+                                       const InputGradient<Float16>&);
 
 void gemm_transposed(const float* a, int64_t a_row, int64_t inner, const float* b, int64_t b_row, int64_t columns,
                      int64_t rows, float* c, int64_t c_row) {

@@ -1,6 +1,6 @@
-// What the training kernels share: values stored as float32 or bfloat16, blocks of rows that are normalised and
-// activated (forward) or turned into the gradient of a convolution's output (backward) while they are loaded, and the
-// endings that a block gets before it is stored: sums for batch norm, the activation's slope, a second gradient.
+// What the training kernels share: values stored as float32, bfloat16 or float16, blocks of rows that are normalised
+// and activated (forward) or turned into the gradient of a convolution's output (backward) while they are loaded, and
+// the endings that a block gets before it is stored: sums for batch norm, the activation's slope, a second gradient.
 //
 // Layouts, all float32 unless said otherwise, C channels:
 //   coefficients (4, C): scale, shift, mean, 1 / deviation;   y = activation(z * scale + shift)
@@ -67,6 +67,55 @@ struct BFloat16 {
   }
 };
 
+// IEEE half precision. x86 converts in hardware from AVX2 on; elsewhere with integers (after Giesen 2012, "Float->half
+// variants", rtne), which also serves lanes that hardware would read from beyond the end.
+struct Float16 {
+  using Value = uint16_t;
+  static constexpr bool is_float = false;
+  HS_INLINE Vec widened(HalfVec half) {
+#if defined(__AVX512F__)
+    return Vec(_mm512_cvtph_ps(__m256i(half)));
+#elif defined(__F16C__)
+    return Vec(_mm256_cvtph_ps(__m128i(half)));
+#else
+    const UintVec bits = __builtin_convertvector(half, UintVec), size = bits & 0x7fffu;
+    const Vec scaled = reinterpret_cast<Vec>(size << 13) * 0x1p112f;
+    UintVec value = reinterpret_cast<UintVec>(scaled);
+    value = size >= 0x7c00u ? (value | 0x7f800000u) : value;
+    return reinterpret_cast<Vec>(value | (bits & 0x8000u) << 16);
+#endif
+  }
+  HS_INLINE HalfVec rounded(Vec v) {
+#if defined(__AVX512F__)
+    return HalfVec(_mm512_cvtps_ph(__m512(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__F16C__)
+    return HalfVec(_mm256_cvtps_ph(__m256(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+    const UintVec bits = reinterpret_cast<UintVec>(v), size = bits & 0x7fffffffu;
+    const UintVec normal = (size + 0xc8000fffu + ((size >> 13) & 1u)) >> 13;
+    const UintVec small = reinterpret_cast<UintVec>(reinterpret_cast<Vec>(size) + 0.5f) - 0x3f000000u;
+    const UintVec huge = size > 0x7f800000u ? UintVec{} + 0x7e00u : UintVec{} + 0x7c00u;
+    const UintVec value = size >= 0x47800000u ? huge : size < 0x38800000u ? small : normal;
+    return __builtin_convertvector(value | ((bits >> 16) & 0x8000u), HalfVec);
+#endif
+  }
+  HS_INLINE Vec read(const uint16_t* p, int64_t lanes) {
+    HalfVec half{};
+    if (lanes == kWidth)
+      __builtin_memcpy(&half, p, sizeof half);
+    else
+      for (int64_t i = 0; i < lanes; ++i) half[i] = p[i];
+    return widened(half);
+  }
+  HS_INLINE void write(uint16_t* p, int64_t lanes, Vec v) {
+    const HalfVec half = rounded(v);
+    if (lanes == kWidth)
+      __builtin_memcpy(p, &half, sizeof half);
+    else
+      for (int64_t i = 0; i < lanes; ++i) p[i] = half[i];
+  }
+};
+
 // f(i, lanes) for every vector of n values; `lanes` is a constant but for the last.
 template <class F>
 HS_INLINE void over_vectors(int64_t n, F f) {
@@ -76,9 +125,11 @@ HS_INLINE void over_vectors(int64_t n, F f) {
 }
 #define HS_EACH [&](int64_t i, int64_t lanes) __attribute__((always_inline))
 
-// Runs function<Float32> or function<BFloat16> by the kernel's int `half`.
-#define HS_BY_STORAGE(half, function, ...) \
-  ((half) != 0 ? function<BFloat16>(__VA_ARGS__) : function<Float32>(__VA_ARGS__))
+// Runs function<Float32>, <BFloat16> or <Float16> by the kernel's int `half`: 0, 1 or 2.
+#define HS_BY_STORAGE(half, function, ...)         \
+  ((half) == 0   ? function<Float32>(__VA_ARGS__)  \
+   : (half) == 1 ? function<BFloat16>(__VA_ARGS__) \
+                 : function<Float16>(__VA_ARGS__))
 
 // d activation / d x at the value before the activation. At the corner of a limit it is zero, as PyTorch has it.
 template <Activation kind>

@@ -57,7 +57,7 @@ void clear(typename To::Value* y, int64_t n) {
 // Inner dimensions are even where pairs are multiplied; the last is a zero then.
 template <class Ints>
 int64_t even(const Ints& d, int64_t n) {
-  return kPairProducts && d.half != 0 ? round_up(n, 2) : n;
+  return kPairProducts && d.half == 1 ? round_up(n, 2) : n;
 }
 
 // Rows [begin, end) of the matrix whose row m holds what lies under the window of output pixel m, for one group.
@@ -286,7 +286,7 @@ BackwardPlan plan_backward(const BackwardInts& d, int threads) {
   p.packed = d.wants_x != 0 ? d.groups * packed_floats(p.back_inner, p.in_columns) : 0;
   p.dz = round_up(max_of(p.block * p.padded, d.wants_x != 0 && !p.same_rows ? p.x_block * p.back_inner : 0), 32);
   p.x = d.wants_weights != 0 ? round_up(p.block * p.x_row, 32) : 0;
-  const bool pairs = kPairProducts && d.half != 0 && d.wants_weights != 0;
+  const bool pairs = kPairProducts && d.half == 1 && d.wants_weights != 0;
   p.pairs = pairs ? round_up(divide_up(p.block, 2) * (p.x_row + p.padded), 16) : 0;
   p.dx = d.wants_x != 0 ? round_up(p.x_block * p.in_columns, 16) : 0;
   p.partial = d.wants_weights != 0 && !p.split_weights ? round_up(p.inner * d.out_channels, 16) : 0;

@@ -42,32 +42,28 @@ void unary_gradient_kernel(const Context& context) {
   HS_BY_STORAGE(ints_of<UnaryInts>(context).half, unary_gradient, context);
 }
 
-// Conversion between storage types: float32 (0) and bfloat16 (1).
+// Conversion between storage types: float32 (0), bfloat16 (1) and float16 (2).
 HS_FIELDS(CastOperands, Buffer, x, y);
 HS_FIELDS(CastInts, int64_t, count, from_half, to_half);
 
 template <class From, class To>
-void cast_as(const typename From::Value* x, typename To::Value* y, int64_t n) {
-  over_vectors(n, HS_EACH { To::write(y + i, lanes, From::read(x + i, lanes)); });
-}
-void cast(const Context& context) {
-  const auto& d = ints_of<CastInts>(context);
+void cast_between(const Context& context) {
   const auto& p = operands_of<CastOperands>(context);
-  const Range mine = share(d.count, 64, context.thread, context.threads);
-  const int64_t n = mine.end - mine.begin;
-  const float* x = p.x;
-  const uint16_t* half_x = p.x;
-  float* y = p.y;
-  uint16_t* half_y = p.y;
-  if (d.from_half == 0 && d.to_half != 0)
-    cast_as<Float32, BFloat16>(x + mine.begin, half_y + mine.begin, n);
-  else if (d.from_half != 0 && d.to_half == 0)
-    cast_as<BFloat16, Float32>(half_x + mine.begin, y + mine.begin, n);
-  else if (d.from_half == 0)
-    cast_as<Float32, Float32>(x + mine.begin, y + mine.begin, n);
-  else
-    cast_as<BFloat16, BFloat16>(half_x + mine.begin, half_y + mine.begin, n);
+  const Range mine = share(ints_of<CastInts>(context).count, 64, context.thread, context.threads);
+  const typename From::Value* x = p.x;
+  typename To::Value* y = p.y;
+  x += mine.begin;
+  y += mine.begin;
+  over_vectors(mine.end - mine.begin, HS_EACH { To::write(y + i, lanes, From::read(x + i, lanes)); });
 }
+template <class From>
+void cast_from(const Context& context) {
+  const int64_t to = ints_of<CastInts>(context).to_half;
+  if (to == 0) return cast_between<From, Float32>(context);
+  if (to == 1) return cast_between<From, BFloat16>(context);
+  cast_between<From, Float16>(context);
+}
+void cast(const Context& context) { HS_BY_STORAGE(ints_of<CastInts>(context).from_half, cast_from, context); }
 
 // y = x / (1 - rate) where a random number says so, else 0. The numbers are a function of (seed, step, layer, position)
 // alone (a 64-bit mix after Steele et al. 2014, SplitMix), so the backward pass draws them again and nothing is saved.

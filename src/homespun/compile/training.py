@@ -29,13 +29,14 @@ from homespun.ops.update import HYPER
 Mode = Literal["step", "gradients", "apply"]
 
 HYPERS, RANDOM = "train/hyper", "train/random"
-LOSS, CONTROL = "train/loss", "train/control"
+LOSS, CONTROL, SCALE = "train/loss", "train/control", "train/loss_scale"
 #: States that every training graph has, beside the model's own.
 COMMON_STATES = {
     HYPERS: TensorType((HYPER,)),
     RANDOM: TensorType((2,), "int64"),
     LOSS: TensorType(()),
     CONTROL: TensorType((4,)),
+    SCALE: TensorType(()),
 }
 
 
@@ -67,8 +68,13 @@ class TrainingPlan:
     largest_norm: float = 0.0  # clip the norm of all gradients together to this; 0: don't
     gradient_factor: float = 1.0  # mode "gradients": what each batch's gradients count
     fuse: bool = True
-    half: bool = False
+    storage: str = "float32"  # of activations and their gradients: also "bfloat16", and "float16" with a scaled loss
     recompute: tuple[str, ...] | None = None  # outputs of layers to compute again; None: where it costs next to nothing
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether gradients are computed of a multiple of the loss, and looked at before any of them is used."""
+        return self.storage == "float16"
 
 
 @dataclass
@@ -188,8 +194,8 @@ def joint_graph(
             graph.add_tensor(Tensor(name, "input", t.shape, t.dtype))
         inputs = [*graph.inputs, *targets]
         types = infer(graph, batch)
-        if plan.half:
-            store_half(graph, types)
+        if plan.storage != "float32":
+            store_half(graph, types, plan.storage)
             types = infer(graph, batch)
         outputs = list(graph.outputs)
         build = GraphExtension(graph, types, prefix="loss")
@@ -198,11 +204,11 @@ def joint_graph(
             raise ShapeError(f"the loss has the type {types[loss]}; it must be one float32, shape ()")
 
     build = GraphExtension(graph, types, prefix="update")
-    clips = mode != "gradients" and plan.largest_norm > 0
-    # Without clipping the loss alone decides whether to update, so updates need not wait for the last gradient.
+    clips = mode != "gradients" and (plan.largest_norm > 0 or plan.scales_loss)
+    # Else the loss alone decides whether to update, and updates need not wait for the last gradient.
     control = "" if clips else build.add("guard", [loss, "", HYPERS], "control")
     if loss:
-        gradients = differentiate(graph, types, loss, trainable)
+        gradients = differentiate(graph, types, loss, trainable, SCALE if plan.scales_loss else "")
     if clips:
         total = ""
         for name in trainable:

@@ -157,7 +157,7 @@ def _cast_gradient(build: Any, node: Node, grads: Sequence[str | None]) -> Seque
     return [build.add("cast", [dy], node.inputs[0], dtype=build.type(node.inputs[0]).dtype)]
 
 
-#: Conversion between float32 and bfloat16.
+#: Conversion between float32, bfloat16 and float16.
 CAST = Operator("cast", ("x",), _cast_shape, {"dtype": REQUIRED}, lower=_lower_cast, gradient=_cast_gradient)
 
 OPERATORS = (

@@ -9,6 +9,7 @@ from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
 from homespun.ops.convolution import padding_of, window, window_geometry
+from homespun.ops.training_norm import is_half
 
 
 def _pool_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
@@ -89,8 +90,9 @@ def _global_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[Tenso
 
 def _global_lower(low: Any, node: Node) -> None:
     n, h, w, c = low.type(node.inputs[0]).shape
-    if low.type(node.inputs[0]).dtype == "bfloat16":
-        ints = {"batch": n, "rows": h * w, "channels": c, "half": 1}
+    half = is_half(low.type(node.inputs[0]))
+    if half:
+        ints = {"batch": n, "rows": h * w, "channels": c, "half": half}
         low.emit("image_mean", {"x": node.inputs[0], "y": node.outputs[0]}, ints)
         return
     low.emit(

@@ -14,12 +14,15 @@ from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
 
+#: How training kernels are told in what activations are stored.
+_STORAGE = {"float32": 0, "bfloat16": 1, "float16": 2}
+
 
 def is_half(t: TensorType) -> int:
-    """What training kernels are told about storage: 0 float32, 1 bfloat16."""
-    if t.dtype not in ("float32", "bfloat16"):
-        raise ShapeError(f"training kernels store float32 or bfloat16, not {t.dtype}")
-    return int(t.dtype == "bfloat16")
+    """The kernels' number for a tensor's storage: 0 float32, 1 bfloat16, 2 float16."""
+    if t.dtype not in _STORAGE:
+        raise ShapeError(f"training kernels store {', '.join(_STORAGE)}, not {t.dtype}")
+    return _STORAGE[t.dtype]
 
 
 def rows_of(t: TensorType) -> int:

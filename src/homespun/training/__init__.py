@@ -1,7 +1,8 @@
 """Training on the device: `Trainer`, losses, optimizers, schedules, metrics, callbacks, checkpoints, `splice`."""
 
 from homespun.training import callbacks, losses, metrics, optim, schedules
+from homespun.training.loss_scale import LossScale
 from homespun.training.splice import splice
 from homespun.training.trainer import StepResult, Trainer
 
-__all__ = ["StepResult", "Trainer", "callbacks", "losses", "metrics", "optim", "schedules", "splice"]
+__all__ = ["LossScale", "StepResult", "Trainer", "callbacks", "losses", "metrics", "optim", "schedules", "splice"]

@@ -18,6 +18,7 @@ from homespun.errors import FormatError, OptionError
 from homespun.formats import hsp
 from homespun.graph import Graph
 from homespun.training import losses, optim, schedules
+from homespun.training.loss_scale import LossScale
 from homespun.training.progress import Progress
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def save_checkpoint(trainer: Trainer, path: str | Path, **extra: Any) -> None:
                 "optimizer": [type(trainer.optimizer).__name__, dict(trainer.optimizer.options())],
                 "loss": [type(trainer.loss).__name__, vars(trainer.loss)],
                 "schedule": None if trainer.schedule is None else schedules.describe(trainer.schedule),
+                "loss_scale": None if trainer.loss_scale is None else asdict(trainer.loss_scale),
                 "step": trainer.step_count,
                 "progress": asdict(trainer.progress),
                 "states": list(own),
@@ -119,7 +121,11 @@ def _restore(
     if expected != found:
         name = (sorted(set(expected) ^ set(found)) or ["?"])[0]
         raise FormatError(f"{path}: a checkpoint of another optimizer: state {name!r} differs")
+    scale = LossScale(**described["loss_scale"]) if described["loss_scale"] is not None else None
+    if (scale is None) != (trainer.loss_scale is None):
+        raise FormatError(f"{path}: the checkpoint's precision is {described['options']['precision']!r}, ours is not")
     trainer.take_over(graph, states)
+    trainer.loss_scale = scale
     trainer.step_count = int(described["step"])
     trainer.progress = Progress(**described["progress"])
     if described["schedule"] is not None:

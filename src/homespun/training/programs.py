@@ -27,6 +27,8 @@ from homespun.training.model_state import ModelState
 from homespun.training.optim import Optimizer
 from homespun.training.pause import PauseSwitch
 
+#: In what activations are stored, by the trainer's `precision`.
+STORAGE = {"float32": "float32", "mixed": "bfloat16", "mixed_float16": "float16"}
 Key = tuple[Mode, int, tuple[TensorType, ...], float]
 
 
@@ -115,7 +117,7 @@ class Programs:
             self.state.updates,
             largest_norm=self.optimizer.clip_norm,
             gradient_factor=share,
-            half=self.precision == "mixed",
+            storage=STORAGE[self.precision],
             recompute=recompute,
         )
 

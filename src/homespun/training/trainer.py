@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from homespun.compile.compiler import MemoryReport, choose_isa
-from homespun.compile.training import CONTROL, HYPERS, LOSS, RANDOM, Mode, TrainingProgram
+from homespun.compile.training import CONTROL, HYPERS, LOSS, RANDOM, SCALE, Mode, TrainingProgram
 from homespun.errors import OptionError, ShapeError, TrainingError
 from homespun.graph import Array, Graph, check
 from homespun.graph.inputs import input_arrays
 from homespun.runtime import Predictor
 from homespun.training.budget import as_bytes, choose
+from homespun.training.loss_scale import LossScale
 from homespun.training.losses import Loss
 from homespun.training.model_state import ModelState, check_named
 from homespun.training.optim import Optimizer
 from homespun.training.pause import PauseSwitch
-from homespun.training.programs import Programs
+from homespun.training.programs import STORAGE, Programs
 from homespun.training.progress import Progress
 from homespun.training.schedules import Schedule
 from homespun.training.state import Store
@@ -38,12 +39,14 @@ if TYPE_CHECKING:
     from homespun.training.fit import FitResult
 
 Arrays = Array | Sequence[Array]
+Part = tuple[Sequence[Array], Sequence[Array]]  # features and targets of one micro-batch
 
 
 @dataclass(frozen=True)
 class StepResult:
     """What one step did: mean loss over its samples before the update, the learning rate it used, its number (from 1),
-    whether the update was left out, and the norm of all gradients together where the optimizer clips it."""
+    whether it was skipped (a gradient overflowed float16; it does not count then), and the norm of all gradients
+    together where the optimizer clips it."""
 
     loss: float
     learning_rate: float
@@ -57,9 +60,10 @@ class Trainer:
 
     `batch` samples run at once; a step takes up to `batch * accumulate` and updates once, as if they were one batch.
     `trainable`: "all", "head", name patterns, or a predicate on names; what depends on none of them runs as inference
-    with `backbone_weights` ("float32" or "int8"). `precision` "mixed" stores activations as bfloat16. `average` is the
-    decay of an exponential moving average of the weights, kept beside them. `memory_budget` ("96MB", or bytes) bounds
-    arena, parameters and optimizer state together. The model given is not changed.
+    with `backbone_weights` ("float32" or "int8"). `precision` "mixed" stores activations as bfloat16, "mixed_float16"
+    as float16, with a `loss_scale` that finds its value by itself; parameters, statistics and the loss are float32
+    always. `average` is the decay of an exponential moving average of the weights, kept beside them. `memory_budget`
+    ("96MB", or bytes) bounds arena, parameters and optimizer state together. The model given is not changed.
     """
 
     def __init__(
@@ -77,14 +81,17 @@ class Trainer:
         *,
         average: float = 0.0,
         backbone_weights: str = "float32",
+        loss_scale: LossScale | None = None,
         isa: str | None = None,
     ) -> None:
         if batch < 1 or accumulate < 1 or threads < 1:
             raise OptionError(
                 f"batch, accumulate and threads must be at least 1, not {batch}, {accumulate} and {threads}"
             )
-        if precision not in ("float32", "mixed"):
-            raise OptionError(f"precision is {precision!r}; it can be 'float32' or 'mixed'")
+        if precision not in STORAGE:
+            raise OptionError(f"precision is {precision!r}; it can be {', '.join(map(repr, STORAGE))}")
+        if loss_scale is not None and precision != "mixed_float16":
+            raise OptionError(f"a loss_scale goes with precision 'mixed_float16', not with {precision!r}")
         if not 0.0 <= average < 1.0:
             raise OptionError(f"average is {average}; it can be 0 (none) up to but not 1")
         check(model)
@@ -98,6 +105,7 @@ class Trainer:
         )
         self.average, self.backbone_weights, self.isa = average, backbone_weights, choose_isa(isa)
         self.memory_budget = memory_budget
+        self.loss_scale = loss_scale or LossScale() if precision == "mixed_float16" else None
         self.trainable = tuple(trainable_parameters(model, trainable))
         self.step_count = 0
         self.schedule: Schedule | None = None
@@ -139,30 +147,43 @@ class Trainer:
         with self._lock:
             return self._step(self._parts(features, _listed(y)))
 
-    def _step(self, parts: list[tuple[list[Array], list[Array]]]) -> StepResult:
+    def _step(self, parts: list[Part]) -> StepResult:
         rate = self.learning_rate
-        self._set_hyper(self.step_count + 1)
+        self._set_hyper()
+        before: Mapping[str, Array] = {}
         if len(parts) == 1 and not self._programs.choice.micro_batch:
             self._store[RANDOM][1] = self.step_count
             self._run("step", *parts[0])
+            loss = float(self._store[LOSS])
         else:
             before = self._state.moving_statistics()
             loss = self._accumulate(parts)
-            if not math.isfinite(loss):
-                self._store.fill(before)
-            else:
+            if math.isfinite(loss):
                 self._run("apply", (), ())
-            self._store[LOSS][...] = loss
-        loss = float(self._store[LOSS])
-        control = self._store[CONTROL]
         if not math.isfinite(loss):
+            self._store.fill(before)
             raise TrainingError(
                 f"step {self.step_count + 1}: the loss is {loss}; nothing was updated. Look at the data, lower the "
                 f"learning rate ({self.learning_rate:g}), or ask `diagnose(x, y)` where it begins"
             )
+        return self._finished(loss, rate, before)
+
+    def _finished(self, loss: float, rate: float, before: Mapping[str, Array]) -> StepResult:
+        """Account for an update that was tried: it counts, unless a gradient was not finite."""
+        updated, _, norm, _ = (float(v) for v in self._store[CONTROL])
+        if not updated:
+            self._store.fill(before)
+            if self.loss_scale is None:
+                raise TrainingError(
+                    f"step {self.step_count + 1}: the gradients are not finite; nothing was updated. Lower the "
+                    f"learning rate ({self.learning_rate:g}), or ask `diagnose(x, y)`"
+                )
+            self.loss_scale.overflowed()
+            return StepResult(loss, rate, self.step_count, skipped=True)
+        if self.loss_scale is not None:
+            self.loss_scale.kept()
         self.step_count += 1
-        norm = float(control[2]) if self.optimizer.clip_norm > 0 else None
-        return StepResult(loss, rate, self.step_count, bool(control[0] == 0.0), norm)
+        return StepResult(loss, rate, self.step_count, gradient_norm=norm if self.optimizer.clip_norm > 0 else None)
 
     def features(self, x: Arrays) -> list[Array]:
         """What the frozen part makes of inputs: a step's first half, which may be computed once and kept."""
@@ -182,7 +203,9 @@ class Trainer:
         """Mean loss of N samples in training mode, without learning from them."""
         with self._lock:
             before = self._state.moving_statistics()
-            loss = self._accumulate(self._parts(self.features(x), _listed(y)))
+            parts = self._parts(self.features(x), _listed(y))
+            self._set_hyper()
+            loss = self._accumulate(parts)
             self._store.fill(before)
             return loss
 
@@ -196,34 +219,44 @@ class Trainer:
         with self._lock:
             parts = self._parts(self.features(x), _listed(y))
             before = self._state.moving_statistics()
-            self._set_hyper(self.step_count + 1)
-            loss = self._accumulate(parts)
-            if not math.isfinite(loss):
-                self._store.fill(before)
-                raise TrainingError(f"the loss is {loss}; there are no gradients")
             views = self._gradient_store().views
+            while True:
+                self._set_hyper()
+                loss = self._accumulate(parts)
+                finite = all(np.isfinite(v).all() for v in views.values())
+                if math.isfinite(loss) and finite:
+                    break
+                self._store.fill(before)
+                if self.loss_scale is None or not math.isfinite(loss):
+                    what = "gradients are not finite" if math.isfinite(loss) else f"loss is {loss}"
+                    raise TrainingError(f"the {what}; ask `diagnose(x, y)` where it begins")
+                self.loss_scale.overflowed()
+            if self.loss_scale is not None:
+                for view in views.values():
+                    view /= self.loss_scale.value
             return {n: v.copy() if copy else v for n, v in views.items()}
 
     def apply_gradients(self, gradients: Mapping[str, Array]) -> StepResult:
         """Update from gradients by parameter name, as if a step had computed them; a parameter left out gets zero.
 
-        Raises `TrainingError` for an unknown name and `ShapeError` for another shape; nothing is changed then.
+        Raises `TrainingError` for an unknown name or values that are not finite, `ShapeError` for another shape;
+        nothing is changed then.
         """
         with self._lock:
             store = self._gradient_store()
             for name, value in gradients.items():
                 check_named(name, value, store.views, "apply_gradients")
+                if not np.isfinite(value).all():
+                    raise TrainingError(f"apply_gradients: {name!r} has values that are not finite")
             for name, view in store.views.items():
                 if name in gradients:
                     np.copyto(view, gradients[name])
                 else:
                     view[...] = 0
-            self._set_hyper(self.step_count + 1)
+            rate = self.learning_rate
+            self._set_hyper(scale=1.0)
             self._run("apply", (), ())
-            self.step_count += 1
-            control = self._store[CONTROL]
-            norm = float(control[2]) if self.optimizer.clip_norm > 0 else None
-            return StepResult(math.nan, self.learning_rate, self.step_count, bool(control[0] == 0.0), norm)
+            return self._finished(math.nan, rate, {})
 
     def parameters(self, *, copy: bool = True, trainable_only: bool = False) -> dict[str, Array]:
         """All parameters by name, as the model has them; views of the trainer's own memory where `copy` is False."""
@@ -360,14 +393,17 @@ class Trainer:
             self._gradients = Store(self._state.gradient_layout)
         return self._gradients
 
-    def _set_hyper(self, step: int) -> None:
-        first, second = self.optimizer.hyper(step)
-        self._store[HYPERS][:4] = (self.learning_rate, first, second, 1.0)
+    def _set_hyper(self, scale: float = 0.0) -> None:
+        """Numbers that the programs read: of the next step, and the loss scale (0: the one that holds)."""
+        scale = scale or (self.loss_scale.value if self.loss_scale is not None else 1.0)
+        first, second = self.optimizer.hyper(self.step_count + 1)
+        self._store[HYPERS][:4] = (self.learning_rate, first, second, 1.0 / scale)
+        self._store[SCALE][...] = scale
 
     def _inputs(self, x: Arrays) -> list[Array]:
         return input_arrays(self._state.whole, _listed(x))
 
-    def _parts(self, features: Sequence[Array], targets: Sequence[Array]) -> list[tuple[list[Array], list[Array]]]:
+    def _parts(self, features: Sequence[Array], targets: Sequence[Array]) -> list[Part]:
         """A step's samples in micro-batches."""
         counts = {a.shape[0] for a in (*features, *targets)}
         count = features[0].shape[0]
@@ -380,26 +416,33 @@ class Trainer:
             ([a[i : i + size] for a in features], [a[i : i + size] for a in targets]) for i in range(0, count, size)
         ]
 
-    def _accumulate(self, parts: Sequence[tuple[Sequence[Array], Sequence[Array]]]) -> float:
+    def _accumulate(self, parts: Sequence[Part]) -> float:
         """Gradients of the mean over all parts into the gradient block; returns the mean loss."""
+        count = sum(f[0].shape[0] for f, _ in parts)
+        shares = [f[0].shape[0] / count for f, _ in parts]
+        # All are prepared before one runs: a bad label in the last part leaves the statistics alone.
+        runs = [self._prepared("gradients", *part, share) for part, share in zip(parts, shares, strict=True)]
         for view in self._gradient_store().views.values():
             view[...] = 0
-        count = sum(f[0].shape[0] for f, _ in parts)
         total = 0.0
-        for i, (features, targets) in enumerate(parts):
+        for i, (run, share) in enumerate(zip(runs, shares, strict=True)):
             self._store[RANDOM][1] = self.step_count + (i << 40)
-            share = features[0].shape[0] / count
-            self._run("gradients", features, targets, share)
+            self._switch.run(*run)
             total += share * float(self._store[LOSS])
             if not math.isfinite(total):
                 break
         return total
 
-    def _run(self, mode: Mode, features: Sequence[Array], targets: Sequence[Array], share: float = 1.0) -> None:
+    def _run(self, mode: Mode, features: Sequence[Array], targets: Sequence[Array]) -> None:
+        self._switch.run(*self._prepared(mode, features, targets, 1.0))
+
+    def _prepared(
+        self, mode: Mode, features: Sequence[Array], targets: Sequence[Array], share: float
+    ) -> tuple[TrainingProgram, list[Array]]:
         compiled, arrays = self._programs.prepared(mode, features, targets, share)
         if mode != "step":
             arrays.append(self._gradient_store().bytes)
-        self._switch.run(compiled, arrays)
+        return compiled, arrays
 
     def _main_program(self) -> TrainingProgram:
         return self._programs.main(self.batch)

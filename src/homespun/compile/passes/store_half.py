@@ -1,9 +1,10 @@
-"""Pass over an expanded training graph: keep activations as bfloat16, and with them the gradients that follow.
+"""Pass over an expanded training graph: keep activations in 16 bits, and with them the gradients that follow.
 
-Rule 1: operators whose kernels read and write bfloat16 do so; a `cast` stands where a float32 tensor meets one.
+Rule 1: operators whose kernels read and write 16 bits do so; a `cast` stands where a float32 tensor meets one.
 Rule 2: linear layers of fewer rows than `LEAST_ROWS` stay float32: the head of a classifier, where precision counts and
 memory does not. Parameters, statistics, sums, coefficients and the loss are float32 or float64 always.
-Source: Kalamkar et al. 2019, "A Study of BFLOAT16 for Deep Learning Training".
+Source: Kalamkar et al. 2019, "A Study of BFLOAT16 for Deep Learning Training";
+Micikevicius et al. 2018, "Mixed Precision Training", for float16.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from homespun.graph import Graph, Node, Tensor, TensorType
 from homespun.ops.training_norm import rows_of
 
 LEAST_ROWS = 64
-#: Operators with bfloat16 kernels, and the positions of the inputs that are activations.
+#: Operators with kernels for 16 bits, and the positions of the inputs that are activations.
 _HALF = {
     "train_conv2d": (0,),
     "train_linear": (0,),
@@ -26,8 +27,8 @@ _HALF = {
 _EITHER = ("flatten", "reshape", "identity")  # the bytes stay as they are
 
 
-def store_half(graph: Graph, types: Mapping[str, TensorType]) -> None:
-    """Apply the pass in place. `types` are those before it; infer anew afterwards."""
+def store_half(graph: Graph, types: Mapping[str, TensorType], storage: str) -> None:
+    """Apply the pass in place. `types` are those before it; infer anew afterwards. `storage`: "bfloat16", "float16"."""
     half: set[str] = set()
     casts: dict[tuple[str, str], str] = {}
     old, graph.nodes = graph.nodes, []
@@ -46,7 +47,7 @@ def store_half(graph: Graph, types: Mapping[str, TensorType]) -> None:
         elif _goes_half(node, types):
             for i in _HALF[node.op]:
                 if i < len(inputs) and inputs[i] and inputs[i] not in half:
-                    inputs[i] = cast(inputs[i], "bfloat16")
+                    inputs[i] = cast(inputs[i], storage)
             half.update(o for o in node.outputs if o and types.get(o, _FLOAT).dtype == "float32")
         else:
             inputs = [cast(n, "float32") if n in half else n for n in inputs]
