@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from homespun.graph import Graph as Graph
     from homespun.graph import GraphBuilder as GraphBuilder
     from homespun.runtime import Predictor as Predictor
+    from homespun.runtime import calibrate as calibrate
     from homespun.training import LossScale as LossScale
     from homespun.training import StepResult as StepResult
     from homespun.training import Trainer as Trainer
@@ -49,6 +50,7 @@ _LAZY = {
     "Predictor": "homespun.runtime",
     "StepResult": "homespun.training",
     "Trainer": "homespun.training",
+    "calibrate": "homespun.runtime",
     "callbacks": "homespun.training",
     "data": "",
     "load": "homespun.formats",

@@ -321,6 +321,44 @@ def test_a_wrong_file_is_named_with_the_place(path: Path, case: str) -> None:
         hs.load(path)
 
 
+def _limits(graph: Document, **limits: Any) -> None:
+    graph["limits"] = limits
+
+
+def calibrated(path: Path) -> bytes:
+    hs.save(small_network(), path, weights="int8", calibrate=image())
+    return path.read_bytes()
+
+
+WRONG_LIMITS = {
+    "a list": (edit(lambda h, g: g.update(limits=[])), "limits"),
+    "of no tensor": (edit(lambda h, g: _limits(g, nobody="act:limit")), "nobody"),
+    "of a weight": (edit(lambda h, g: _limits(g, **{"stem.weight": "act:limit"})), "no such activation"),
+    "of other channels": (edit(lambda h, g: _limits(g, classifier="act:limit")), "act:limit"),
+    "in numbers": (edit(lambda h, g: _limits(g, act=6)), "limit of 'act'"),
+    "not there": (edit(lambda h, g: _limits(g, act="elsewhere")), "elsewhere"),
+    "of weights' bytes": (edit(lambda h, g: _limits(g, act="stem.weight")), "float16"),
+    "left alone": (edit(lambda h, g: g.pop("limits")), "no tensor"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_LIMITS)
+def test_wrong_limits_are_named_with_the_place(path: Path, case: str) -> None:
+    change, message = WRONG_LIMITS[case]
+    path.write_bytes(change(calibrated(path)))
+    with pytest.raises(hs.FormatError, match=f"(?s)net.hsp: .*(?:{message})"):
+        hs.load(path)
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, np.nan, np.inf])
+def test_limits_must_be_positive_numbers(path: Path, limit: float) -> None:
+    header, _, data = parts(calibrated(path))
+    begin = header["act:limit"]["data_offsets"][0]
+    path.write_bytes(assemble(header, None, data[:begin] + struct.pack("<e", limit) + data[begin + 2 :]))
+    with pytest.raises(hs.FormatError, match="limit of 'act'"):
+        hs.load(path)
+
+
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
 def test_scales_must_be_positive_numbers(path: Path, scale: float) -> None:
     hs.save(small_network(), path, weights="int8")
@@ -335,8 +373,7 @@ def test_scales_must_be_positive_numbers(path: Path, scale: float) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     file = tmp_path_factory.mktemp("whole") / "net.hsp"
-    hs.save(small_network(), file, weights="int8")
-    return file.read_bytes()
+    return calibrated(file)
 
 
 def runs_or_is_refused(path: Path) -> None:

@@ -38,13 +38,20 @@ def load(path: str | Path, **options: Any) -> Graph:
     return cast(Graph, module.load(path, **options))
 
 
-def save(model: Graph, path: str | Path, weights: str = "float32") -> None:
+def save(model: Graph, path: str | Path, weights: str = "float32", *, calibrate: Any = None) -> None:
     """Write a model to a file, by its suffix. `weights`: "float32", "float16" or "int8".
 
-    The file is written beside, flushed and renamed: `path` is the whole new model or what it was before.
+    `calibrate` are data like those that the model will see: ranges of activations are measured on them and stored, for
+    8-bit predictors to use (see `homespun.calibrate`). The file is written beside, flushed and renamed: `path` is the
+    whole new model or what it was before.
     """
     path = Path(path)
-    _module_for(path, WRITERS, "written").save(model, path, weights=weights)
+    module = _module_for(path, WRITERS, "written")
+    if calibrate is not None:
+        from homespun.runtime import calibrate as measured
+
+        model = measured(model, calibrate)
+    module.save(model, path, weights=weights)
 
 
 def _module_for(path: Path, table: dict[str, str], done: str) -> Any:

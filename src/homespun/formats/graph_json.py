@@ -12,9 +12,11 @@ import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import numpy as np
+
 import homespun.ops  # noqa: F401  (fills the operators' table, which the checks read)
 from homespun.errors import FormatError, ModelError
-from homespun.graph import BATCH, Array, Attribute, Graph, Node, Tensor, check, infer
+from homespun.graph import BATCH, Array, Attribute, Graph, Node, Tensor, TensorType, check, infer
 from homespun.graph.graph import ITEM_SIZE, Role
 from homespun.graph.operator import OPERATORS, REQUIRED
 
@@ -25,8 +27,9 @@ _LARGEST_INT = 2**31 - 1
 _LARGEST_TENSOR = 2**33
 
 
-def dump(graph: Graph, storage: Mapping[str, Mapping[str, Any]]) -> str:
-    """JSON text of a graph. `storage` adds entries to the tensors of those names: how and where their data are.
+def dump(graph: Graph, storage: Mapping[str, Mapping[str, Any]], limits: Mapping[str, str]) -> str:
+    """JSON text of a graph. `storage` adds entries to the tensors of those names: how and where their data are;
+    `limits` names the arrays that hold limits of activations.
 
     Raises `ModelError` if two nodes have the same name.
     """
@@ -46,6 +49,8 @@ def dump(graph: Graph, storage: Mapping[str, Mapping[str, Any]]) -> str:
         "tensors": tensors,
         "nodes": [_node(n) for n in graph.nodes],
     }
+    if limits:
+        document["limits"] = dict(limits)
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -136,7 +141,9 @@ class Reader:
         written: set[str] = set()
         for i, entry in enumerate(self.field(document, "nodes", list, place)):
             self._node(graph, f"node {i}", entry, names, written)
-        self._check(graph)
+        types = self._check(graph)
+        if "limits" in document:
+            self._limits(graph, self.field(document, "limits", dict, place), types, arrays)
         return graph
 
     def _tensor(
@@ -216,8 +223,26 @@ class Reader:
             raise self.fail(place, f"found {_kind(value)}, expected a number")
         return cast(float, value)
 
-    def _check(self, graph: Graph) -> None:
-        """Names, order and shapes, by the graph's own rules."""
+    def _limits(
+        self,
+        graph: Graph,
+        limits: dict[str, Any],
+        types: Mapping[str, TensorType],
+        arrays: Callable[[str, dict[str, Any], Tensor], Array],
+    ) -> None:
+        """Limits of activations: one positive number for each index of the last axis."""
+        for name in limits:
+            place = f"limit of {shortened(name)}"
+            if name not in graph.tensors or graph.tensors[name].role != "activation":
+                raise self.fail(place, "there is no such activation")
+            key = self.field(limits, name, str, place)
+            limit = arrays(place, {}, Tensor(key, "constant", types[name].shape[-1:], "float16"))
+            if not (np.isfinite(limit).all() and (limit > 0).all()):
+                raise self.fail(place, "not all values are positive and finite")
+            graph.tensors[name].limit = limit
+
+    def _check(self, graph: Graph) -> Mapping[str, TensorType]:
+        """Names, order and shapes, by the graph's own rules; the shapes for a batch of one."""
         try:
             check(graph)
             types = infer(graph, batch=1)
@@ -229,6 +254,7 @@ class Reader:
         for name, t in types.items():
             if any(type(d) is not int or d < 0 for d in t.shape) or t.nbytes > _LARGEST_TENSOR:
                 raise self.fail(f"tensor {shortened(name)}", f"would have the shape {list(t.shape)}")
+        return types
 
 
 _KINDS: dict[type, str] = {

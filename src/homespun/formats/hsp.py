@@ -67,7 +67,12 @@ def save(model: Graph, path: str | Path, weights: str = "float32") -> None:
             storage[t.name] = {"stored": "float16"}
         else:
             arrays[t.name] = data
-    metadata = {GRAPH_KEY: graph_json.dump(model, storage)}
+    limits: dict[str, str] = {}
+    for t in model.with_role("activation"):
+        if t.limit is not None:
+            limits[t.name] = model.fresh_name(f"{t.name}:limit")
+            arrays[limits[t.name]] = t.limit
+    metadata = {GRAPH_KEY: graph_json.dump(model, storage, limits)}
     specs = {
         name: TensorSpec(dtype=a.dtype.name, shape=a.shape, data_ptr=a.ctypes.data, data_len=a.nbytes)
         for name, a in arrays.items()

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from homespun.compile.passes.drop_inference_identities import drop_inference_identities
-from homespun.compile.passes.fold_batch_norm import fold_batch_norm
+from homespun.compile.passes import drop_inference_identities, fold_batch_norm, round_weights
+from homespun.compile.ranges import activation_limits, keep_limits
 from homespun.formats import save
 from homespun.graph import Graph
+from homespun.runtime import calibrate as calibrated
 
 if TYPE_CHECKING:
     from homespun.training.trainer import Trainer
 
 
-def inference_model(model: Graph) -> Graph:
-    """The model without what only training needs: dropout is gone, batch norms are in the weights before them."""
+def inference_model(model: Graph, weights: str = "float32") -> Graph:
+    """The model without what only training needs: dropout is gone, batch norms are in the weights before them.
+
+    What 8 bits need batch norms for is done while they are there: weights are rounded if they are to be "int8", and
+    the limits of activations noted.
+    """
     graph = model.copy()
     graph.prune()
     drop_inference_identities(graph)
+    keep_limits(graph, activation_limits(graph))
+    if weights == "int8":
+        round_weights(graph)
     fold_batch_norm(graph)
     graph.prune()
     return graph
 
 
-def export(trainer: Trainer, path: str | Path, weights: str = "float32", *, averaged: bool = False) -> None:
-    """Write the model as it is now, for inference. `weights` as `hs.save` has them: "int8" is four times smaller."""
-    save(inference_model(trainer.model(averaged=averaged)), path, weights=weights)
+def export(
+    trainer: Trainer, path: str | Path, weights: str = "float32", *, averaged: bool = False, calibrate: Any = None
+) -> None:
+    """Write the model as it is now, for inference. `weights` and `calibrate` as `hs.save` has them: "int8" is four
+    times smaller, and data say what ranges of activations 8-bit predictors should use."""
+    model = trainer.model(averaged=averaged)
+    if calibrate is not None:
+        model = calibrated(model, calibrate)
+    save(inference_model(model, weights), path, weights=weights)

@@ -28,6 +28,9 @@ class ModelState:
     def __init__(self, model: Graph, trainable: Sequence[str], optimizer: Optimizer, average: float, seed: int) -> None:
         self.whole = model.copy()
         self.split = split(self.whole, trainable)
+        for node in self.split.trained.nodes:
+            for name in filter(None, node.outputs):  # what was measured is not true of what learns
+                self.whole.tensors[name].limit = None
         self.average = average
         self.updates = {name: self._update(name, optimizer) for name in trainable}
         self.store = Store(self._layout())
@@ -128,12 +131,18 @@ class ModelState:
 
     def _set(self, values: Mapping[str, Array]) -> None:
         """Put arrays in place wherever a tensor is held: in the whole model, its frozen part, the store."""
+        frozen = self.split.frozen
+        if frozen is not None and any(
+            n in frozen.tensors and not np.array_equal(self.whole.data(n), v) for n, v in values.items()
+        ):
+            for tensor in (*self.whole.tensors.values(), *frozen.tensors.values()):
+                tensor.limit = None  # it was measured with other weights
         for name, value in values.items():
             self.whole.tensors[name].data = value
             if name in self.store:
                 np.copyto(self.store[name], value)
-            if self.split.frozen is not None and name in self.split.frozen.tensors:
-                self.split.frozen.tensors[name].data = value
+            if frozen is not None and name in frozen.tensors:
+                frozen.tensors[name].data = value
 
 
 def check_named(name: str, value: Array, known: Mapping[str, Any], what: str) -> None:

@@ -359,11 +359,13 @@ class Trainer:
 
         return load_checkpoint(cls, path, **options)  # type: ignore[no-any-return]
 
-    def export(self, path: str | Path, weights: str = "float32", *, averaged: bool = False) -> None:
-        """Write the model for inference: batch norm folded into weights, dropout gone."""
+    def export(
+        self, path: str | Path, weights: str = "float32", *, averaged: bool = False, calibrate: Any = None
+    ) -> None:
+        """Write the model for inference: batch norm folded into weights, dropout gone. See `hs.save` for the rest."""
         from homespun.training.export import export
 
-        export(self, path, weights, averaged=averaged)
+        export(self, path, weights, averaged=averaged, calibrate=calibrate)
 
     def diagnose(self, x: Arrays, y: Arrays) -> str:
         """Where, in the order of the forward pass, values stop being finite: a sentence for a person to read."""

@@ -12,7 +12,7 @@ from homespun.compile.passes.fuse_inverted_residual import fuse_inverted_residua
 from homespun.compile.passes.fuse_residual import fuse_residual
 from homespun.compile.passes.quantize_layers import quantize_layers
 from homespun.compile.passes.round_weights import round_weights
-from homespun.compile.ranges import expected_limits
+from homespun.compile.ranges import activation_limits
 from homespun.graph import Graph
 
 __all__ = [
@@ -37,7 +37,7 @@ def for_inference(graph: Graph, int8: bool = False) -> Graph:
     drop_inference_identities(result)
     limits = {}
     if int8:
-        limits = expected_limits(result)
+        limits = activation_limits(result)
         round_weights(result)
     fold_batch_norm(result)
     fuse_residual(result)

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from homespun.compile.ranges import upper_bound
 from homespun.compression import quantize_per_channel
 from homespun.graph import Array, Graph, Node
 from homespun.graph.operator import attributes
@@ -76,12 +77,7 @@ def _bound(graph: Graph, node: Node) -> float | None:
     """The upper end of what a layer writes, if its activation makes that 0 to a known bound."""
     if node.op not in _LAYERS or not _has_weights(graph, node) or node.inputs[3:] not in ((), ("",)):
         return None
-    a = attributes(node)
-    if a["activation"] == "relu6":
-        return 6.0
-    if a["activation"] == "clip" and a["alpha"] == 0.0 and a["beta"] > 0.0:
-        return float(a["beta"])
-    return None
+    return upper_bound(node)
 
 
 def _reads_codes(graph: Graph, node: Node, name: str, coded: Mapping[str, object]) -> bool:
