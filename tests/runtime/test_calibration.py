@@ -18,7 +18,7 @@ from tests.training.small import convolutional, images
 
 
 def faint(seed: int = 0) -> Graph:
-    """A network without batch norm whose activations stay far below the bound of `relu6`: nobody can know but by data."""
+    """A network without batch norm whose activations stay far below the bound of `relu6`: only data can tell."""
     build = GraphBuilder("faint", seed)
     x = build.input("image", (10, 10, 3))
     for i, width in enumerate((16, 16, 24)):

@@ -25,8 +25,10 @@ def upper_bound(node: Node) -> float | None:
     activation = a.get("activation", node.op)
     if activation == "relu6":
         return 6.0
-    low, high = (a["alpha"], a["beta"]) if "activation" in a else (a.get("low"), a.get("high"))
-    return float(high) if activation == "clip" and low == 0.0 < high < np.inf else None
+    if activation != "clip":
+        return None
+    low, high = (float(a[key]) for key in (("alpha", "beta") if "activation" in a else ("low", "high")))
+    return high if low == 0.0 < high < np.inf else None
 
 
 def activation_limits(graph: Graph) -> dict[str, Array]:
