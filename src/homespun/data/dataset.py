@@ -48,10 +48,7 @@ class DataSet:
         prefetch: int = 2,
         classes: Sequence[str] | None = None,
     ) -> None:
-        if workers < 0 or prefetch < 1:
-            raise OptionError(f"workers must be at least 0 and prefetch at least 1, not {workers} and {prefetch}")
-        if seed < 0:
-            raise OptionError(f"seed is {seed}; it must not be negative")
+        check_options(workers, prefetch, seed)
         self.shuffle, self.seed, self.workers, self.prefetch = shuffle, seed, workers, prefetch
         self.classes = None if classes is None else tuple(classes)
         given = list(augment) if isinstance(augment, Sequence) else [augment]
@@ -144,6 +141,14 @@ class DataSet:
     def _check_size(size: int) -> None:
         if size < 1:
             raise OptionError(f"a batch has at least 1 sample, not {size}")
+
+
+def check_options(workers: int, prefetch: int, seed: int) -> None:
+    """Raise `OptionError` for numbers that can't be."""
+    if workers < 0 or prefetch < 1:
+        raise OptionError(f"workers must be at least 0 and prefetch at least 1, not {workers} and {prefetch}")
+    if seed < 0:
+        raise OptionError(f"seed is {seed}; it must not be negative")
 
 
 def stacked(samples: Iterable[Sample], size: int) -> Iterator[Batch]:

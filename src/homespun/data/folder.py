@@ -17,7 +17,7 @@ from threading import Lock
 import numpy as np
 
 from homespun.data.augment import Random, RandomResizedCrop, augmented
-from homespun.data.dataset import Augmentation, DataSet, Sample
+from homespun.data.dataset import Augmentation, DataSet, Sample, check_options
 from homespun.data.parallel import ordered_map
 from homespun.data.pictures import SUFFIXES, Framing, check_header, read_pixels, whole_picture
 from homespun.data.preprocessing import Number, Preprocessing, numbers
@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 _NAMED = 3
 _LOOKED_AT_ONCE = 64
+#: A disk that went away must not look like so many damaged photos.
+_MOST_DAMAGED_IN_A_ROW = 10
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class ImageFolder(DataSet):
     ) -> None:
         if on_unreadable not in ("skip", "raise"):
             raise OptionError(f"on_unreadable is {on_unreadable!r}; it can be 'skip' or 'raise'")
+        check_options(workers, prefetch, seed)
         self.folder, self.on_unreadable = Path(folder), on_unreadable
         self.preprocessing = _preprocessing(like, image_size, mean, scale)
         self.unreadable: list[Unreadable] = []
@@ -106,12 +109,8 @@ class ImageFolder(DataSet):
         if transforms and isinstance(transforms[0], RandomResizedCrop):
             framing, transforms = partial(transforms[0].box, random=random), transforms[1:]
         pixels = self._pixels(number, framing)
-        for other in self._others_of_its_class(number):
-            if pixels is not None:
-                break
-            pixels = self._pixels(other, framing)
         if pixels is None:
-            raise FormatError(f"{self.folder}: no photo of class {label} can be read any more")
+            pixels = self._instead_of(number, framing)
         return self.preprocessing.apply(augmented(pixels, transforms, random)), label
 
     def key(self, number: int) -> str:
@@ -174,10 +173,19 @@ class ImageFolder(DataSet):
             self.unreadable.append(Unreadable(path, str(problem)))
             return True
 
-    def _others_of_its_class(self, number: int) -> list[int]:
-        """The samples of this set in the same class, from the one behind `number` on, around the end."""
+    def _instead_of(self, number: int, framing: Framing) -> Array:
+        """Pixels of the next photo of the same class, around its end. Raises `FormatError` after too many attempts."""
         same = self.numbers[self.labels[self.numbers] == self.labels[number]]
-        return [int(n) for n in (*same[same > number], *same[same < number])]
+        others = [*same[same > number], *same[same < number]][: _MOST_DAMAGED_IN_A_ROW - 1]
+        for other in others:
+            pixels = self._pixels(int(other), framing)
+            if pixels is not None:
+                return pixels
+        assert self.classes is not None
+        raise FormatError(
+            f"{self.folder}: {len(others) + 1} photos of {self.classes[self.labels[number]]} in a row can't be read; "
+            f"the last is {self.unreadable[-1].reason}"
+        )
 
 
 def _problem(path: Path) -> FormatError | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from homespun.data.arrays import prepared
 from homespun.data.augment import Transform
-from homespun.data.dataset import Batch, Sample, stacked
+from homespun.data.dataset import Batch, Sample, check_options, stacked
 from homespun.data.order import chance
 from homespun.data.parallel import ordered_map
 from homespun.data.preprocessing import Preprocessing
@@ -45,8 +45,9 @@ class Stream:
             raise OptionError(
                 "an iterator is used up after one epoch: pass a function that makes one (lambda epoch: ...)"
             )
-        if workers < 0 or prefetch < 1 or shuffle_buffer < 0 or seed < 0:
-            raise OptionError("workers, shuffle_buffer and seed must not be negative, and prefetch at least 1")
+        check_options(workers, prefetch, seed)
+        if shuffle_buffer < 0:
+            raise OptionError(f"shuffle_buffer is {shuffle_buffer}; it must not be negative")
         self.source, self.shuffle_buffer, self.seed = source, shuffle_buffer, seed
         self.workers, self.prefetch = workers, prefetch
         self.transforms = tuple(augment) if isinstance(augment, Sequence) else (augment,)

@@ -1,0 +1,108 @@
+"""A run on augmented photos with several workers, killed anywhere and resumed, ends where it would have ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import homespun as hs
+from homespun import data, losses, optim, schedules
+from homespun.training import Trainer, callbacks
+from tests.data import photos
+from tests.training.small import convolutional
+from tests.training.test_checkpoint import assert_same
+
+EPOCHS = 4
+
+
+def made(root: Path, workers: int) -> tuple[data.ImageFolder, data.ImageFolder]:
+    augment = [*data.strong(), data.MixUp(0.3, 0.5), data.CutMix(1.0, 0.5)]
+    folder = data.ImageFolder(
+        root, image_size=12, mean=127.5, scale=64, augment=augment, seed=7, workers=workers, prefetch=3
+    )
+    return folder.split(0.25)
+
+
+def trainer_for(**options: object) -> Trainer:
+    trainer = Trainer(
+        convolutional(classes=3, dropout=0.2),
+        losses.CrossEntropy(),
+        optim.Adam(3e-3),
+        batch=4,
+        accumulate=2,
+        seed=1,
+        **options,  # type: ignore[arg-type]
+    )
+    trainer.schedule = schedules.Cosine(10 * EPOCHS)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return photos.folder(tmp_path_factory.mktemp("resume") / "photos", each=11)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(root: Path) -> Trainer:
+    trainer = trainer_for()
+    train, validation = made(root, workers=0)
+    trainer.fit(train, EPOCHS, validation=validation)
+    return trainer
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 9])
+def test_stopped_in_the_middle_of_an_epoch_and_resumed(root, uninterrupted, stop: int, tmp_path: Path) -> None:
+    class Stop(callbacks.Callback):
+        def on_step(self, trainer: Trainer, result: hs.StepResult) -> bool:
+            return result.step == stop
+
+    first = trainer_for()
+    first.fit(made(root, workers=2)[0], EPOCHS, callbacks=[Stop()])
+    first.save_checkpoint(tmp_path / "c.hsp")
+    resumed = Trainer.from_checkpoint(tmp_path / "c.hsp")
+    train, validation = made(root, workers=3)
+    resumed.fit(train, EPOCHS, validation=validation)
+    assert_same(uninterrupted, resumed)
+    whole, parts = uninterrupted.progress.history, resumed.progress.history
+    assert [r["loss"] for r in whole] == [r["loss"] for r in parts]
+    assert whole[-1]["validation_loss"] == parts[-1]["validation_loss"]
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+from homespun.training import Trainer, callbacks
+from tests.data.test_resume import EPOCHS, made, trainer_for
+checkpoint = Path({checkpoint!r})
+trainer = Trainer.from_checkpoint(checkpoint) if checkpoint.exists() else trainer_for()
+train, validation = made(Path({root!r}), workers={workers})
+trainer.fit(train, EPOCHS, validation=validation, callbacks=[callbacks.CheckpointSaver(checkpoint, every=1)])
+"""
+
+
+def test_killed_at_random_moments_it_ends_where_it_would_have(root, uninterrupted, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "c.hsp"
+    random = np.random.default_rng(0)
+    kills = 0
+    for attempt in range(40):
+        script = SCRIPT.format(path=sys.path, checkpoint=str(checkpoint), root=str(root), workers=attempt % 4)
+        process = subprocess.Popen([sys.executable, "-c", script])
+        if kills < 4:
+            before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+            while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
+                time.sleep(0.002)  # at least one step further each time, else a slow machine would never get on
+            time.sleep(float(random.uniform(0, 0.03)))
+            os.kill(process.pid, signal.SIGKILL)
+        if process.wait() == 0:
+            break
+        kills += 1
+    assert kills >= 1
+    assert_same(uninterrupted, Trainer.from_checkpoint(checkpoint))
