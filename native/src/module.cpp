@@ -257,6 +257,9 @@ NB_MODULE(_native, m) {
       .def(
           "timings", [](PythonProgram& p) { return p.program().timings(); },
           "Seconds of each instruction in the last profiled run.")
+      .def_prop_ro(
+          "reached", [](PythonProgram& p) { return p.program().reached(); },
+          "The instruction that the last run ended before, also where a signal handler ended it with an exception.")
       .def("__len__", [](PythonProgram& p) { return p.program().size(); })
       .def_prop_ro("threads", [](PythonProgram& p) { return p.program().threads(); })
       .def_prop_ro(

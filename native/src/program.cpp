@@ -174,6 +174,7 @@ int64_t Program::run(const std::vector<Memory>& externals, int64_t start, int64_
   run.profiled = profile_.load();
   run.instruction_began = Clock::now();
   if (!run.stop && run.next < end) team->run(&Program::work, &run);
+  reached_ = run.next;
   return run.next;
 }
 

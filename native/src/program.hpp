@@ -47,6 +47,8 @@ class Program {
   int64_t run(const std::vector<Memory>& externals, int64_t start, int64_t end, bool wait_when_paused, Poll poll,
               void* poll_state);
 
+  // The instruction to go on with after the last run, also where `poll` ended it with an exception.
+  int64_t reached() const { return reached_; }
   int64_t size() const { return static_cast<int64_t>(steps_.size()); }
   int threads() const { return threads_; }
   int64_t external_count() const { return external_count_; }
@@ -92,6 +94,7 @@ class Program {
   std::vector<int64_t> ints_;
   std::vector<float> floats_;
   std::vector<double> timings_;
+  int64_t reached_ = 0;
 
   std::atomic<bool> pause_{false}, abort_{false}, profile_{false};
   std::atomic<RunState> run_state_{RunState::idle};

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pytest
 
-from homespun import losses, optim
-from homespun.training import Trainer
+from homespun import PausedError, losses, optim
+from homespun.training import Trainer, callbacks
 from tests.training.small import convolutional, images
 
 
@@ -19,6 +24,12 @@ def make() -> Trainer:
 def run(trainer: Trainer, steps: int) -> None:
     for i in range(steps):
         trainer.step(*images(seed=i))
+
+
+def assert_same(a: Trainer, b: Trainer) -> None:
+    ours, theirs = ({**t.parameters(), **t.state(), **t.optimizer_state()} for t in (a, b))
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
 
 
 def test_pauses_at_random_moments_change_nothing() -> None:
@@ -41,42 +52,213 @@ def test_pauses_at_random_moments_change_nothing() -> None:
         np.testing.assert_array_equal(paused.parameters()[name], value, err_msg=name)
 
 
+class Stopping:
+    """A program whose first run ends before instruction `at`, as if a pause had come then."""
+
+    def __init__(self, program: object, at: int) -> None:
+        self.program, self.at, self.stopped = program, at, False
+
+    def run(self, arrays: object, start: int, wait: bool, end: int = -1) -> int:
+        if not self.stopped and end < 0:
+            self.stopped = True
+            return int(self.program.run(arrays, start, wait, self.at))  # type: ignore[attr-defined]
+        return int(self.program.run(arrays, start, wait, end))  # type: ignore[attr-defined]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.program, name)
+
+    def __len__(self) -> int:
+        return len(self.program)  # type: ignore[arg-type]
+
+
+def stopping_at(at: int) -> Trainer:
+    """A trainer that a pause, memory given back, stops before instruction `at` of its next step."""
+    trainer = make()
+    compiled = trainer._main_program()
+    compiled.program = Stopping(compiled.program, at)  # type: ignore[assignment]
+    trainer._switch.requested, trainer._switch._release = at > 0, True
+    return trainer
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
 def test_every_place_in_a_step_can_be_left_and_come_back_to() -> None:
     """Standing still before each instruction in turn, arena released, gives the same parameters every time."""
     x, y = images()
     expected = make()
     expected.step(x, y)
-    length = len(next(iter(expected._programs.compiled.values())).program)
+    length = len(expected._main_program().program)
     for at in range(0, length, 3):
-        trainer = make()
-        compiled = trainer._main_program()
-
-        class Stopping:
-            """The program, but its first run ends before instruction `at`."""
-
-            def __init__(self, program: object, at: int) -> None:
-                self.program, self.at, self.stopped = program, at, False
-
-            def run(self, arrays: object, start: int, wait: bool, end: int = -1) -> int:
-                if not self.stopped and end < 0:
-                    self.stopped = True
-                    return int(self.program.run(arrays, start, wait, self.at))  # type: ignore[attr-defined]
-                return int(self.program.run(arrays, start, wait, end))  # type: ignore[attr-defined]
-
-            def __getattr__(self, name: str) -> object:
-                return getattr(self.program, name)
-
-            def __len__(self) -> int:
-                return len(self.program)  # type: ignore[arg-type]
-
-        compiled.program = Stopping(compiled.program, at)  # type: ignore[assignment]
-        trainer._switch.requested, trainer._switch._release = at > 0, True
+        trainer = stopping_at(at)
         timer = threading.Timer(0.02, trainer.resume)
         timer.start()
         trainer.step(x, y)
         timer.join()
-        for name, value in expected.parameters().items():
-            np.testing.assert_array_equal(trainer.parameters()[name], value, err_msg=f"{name} after a stop at {at}")
+        assert_same(trainer, expected)
+
+
+def test_a_checkpoint_in_a_pause_is_that_of_whole_steps_or_refused(tmp_path: Path) -> None:
+    x, y = images()
+    length = len(make()._main_program().program)
+    outcomes = []
+    for at in range(1, length, 7):
+        trainer = stopping_at(at)
+        start = {n: v.copy() for n, v in trainer.parameters().items()}
+        worker = threading.Thread(target=trainer.step, args=(x, y))
+        worker.start()
+        wait_until(lambda t=trainer: t._switch._still)  # type: ignore[misc]
+        assert trainer.pause(timeout=10)
+        try:
+            trainer.save_checkpoint(tmp_path / "c.hsp")
+        except PausedError:
+            outcomes.append("refused")
+            assert not trainer.settled
+        else:
+            outcomes.append("saved")
+            resumed = Trainer.from_checkpoint(tmp_path / "c.hsp")
+            assert resumed.step_count == 0
+            for name, value in start.items():
+                np.testing.assert_array_equal(resumed.parameters()[name], value)
+        trainer.resume()
+        worker.join(10)
+        assert trainer.step_count == 1
+        trainer.save_checkpoint(tmp_path / "after.hsp")
+    assert outcomes == sorted(outcomes, reverse=True)  # saved until the first update, refused from there on
+    assert set(outcomes) == {"saved", "refused"}
+
+
+def test_a_fit_that_is_paused_saves_a_checkpoint(tmp_path: Path) -> None:
+    trainer = stopping_at(1)
+    saver = callbacks.CheckpointSaver(tmp_path / "c.hsp")
+    worker = threading.Thread(target=trainer.fit, args=([images()], 1), kwargs={"callbacks": [saver]})
+    worker.start()
+    wait_until((tmp_path / "c.hsp").exists)
+    assert trainer.paused
+    resumed = Trainer.from_checkpoint(tmp_path / "c.hsp")
+    assert resumed.step_count == resumed.progress.batch == 0
+    resumed.fit([images()], 1)
+    trainer.resume()
+    worker.join(10)
+    assert_same(trainer, resumed)
+
+
+def test_the_frozen_part_pauses_too() -> None:
+    """With a head to train, nearly all the time goes into the backbone."""
+    x, _ = images()
+    trainer = Trainer(convolutional(), losses.CrossEntropy(), optim.SGD(0.1), trainable="head")
+    expected = trainer.features(x)[0]
+    assert trainer.pause(release_memory=True, timeout=5)
+    found: list[np.ndarray] = []
+    worker = threading.Thread(target=lambda: found.extend(trainer.features(x)))
+    worker.start()
+    worker.join(0.2)
+    assert worker.is_alive() and not found
+    for program in trainer._switch._known():
+        assert not program.arena.any()
+    trainer.resume()
+    worker.join(10)
+    np.testing.assert_array_equal(found[0], expected)
+
+
+def test_a_signal_handler_pauses_and_resumes() -> None:
+    expected, trainer = make(), make()
+    run(expected, 20)
+    seen = []
+
+    def pause(*_: object) -> None:
+        seen.append(trainer.pause(release_memory=True))
+
+    def resume(*_: object) -> None:
+        trainer.resume()
+
+    previous = signal.signal(signal.SIGUSR1, pause), signal.signal(signal.SIGUSR2, resume)
+    try:
+        trainer.step(*images(seed=0))
+        for delay in (0.005, 0.03):
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            threading.Timer(delay + 0.1, os.kill, (os.getpid(), signal.SIGUSR2)).start()
+        began = time.monotonic()
+        for i in range(1, 20):
+            trainer.step(*images(seed=i))
+        while len(seen) < 2:
+            time.sleep(0.01)
+        assert time.monotonic() - began > 0.1
+        time.sleep(0.15)
+    finally:
+        signal.signal(signal.SIGUSR1, previous[0])
+        signal.signal(signal.SIGUSR2, previous[1])
+    assert not trainer.paused
+    assert_same(trainer, expected)
+
+
+class Interrupted:
+    """A program in whose first run Ctrl-C comes during the instruction before `at`."""
+
+    def __init__(self, program: object, at: int) -> None:
+        self.program, self.at, self.reached = program, at, 0
+
+    def run(self, arrays: object, start: int, wait: bool, end: int = -1) -> int:
+        if self.at and end < 0:
+            self.reached, self.at = self.program.run(arrays, start, wait, self.at), 0  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+        return int(self.program.run(arrays, start, wait, end))  # type: ignore[attr-defined]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.program, name)
+
+    def __len__(self) -> int:
+        return len(self.program)  # type: ignore[arg-type]
+
+
+def test_ctrl_c_leaves_the_state_after_whole_steps() -> None:
+    x, y = images()
+    length = len(make()._main_program().program)
+    none, one = make(), make()
+    one.fit([(x, y)], 1)
+    counts = []
+    for at in range(1, length, 5):
+        trainer = make()
+        compiled = trainer._main_program()
+        compiled.program = Interrupted(compiled.program, at)  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit([(x, y)], 1)
+        counts.append(trainer.step_count)
+        assert trainer.progress.batch == trainer.step_count
+        assert_same(trainer, one if trainer.step_count else none)
+        trainer.step(x, y)
+    assert counts == sorted(counts) and set(counts) == {0, 1}
+
+
+def test_ctrl_c_is_seen_while_a_program_runs() -> None:
+    trainer, expected = make(), make()
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            run(trainer, 100_000)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    run(expected, trainer.step_count)
+    assert_same(trainer, expected)
+
+
+def test_ctrl_c_in_a_virtual_batch_leaves_the_statistics_as_they_were() -> None:
+    x, y = images(16)
+    trainer = Trainer(convolutional(), losses.CrossEntropy(), optim.SGD(0.1), batch=8, accumulate=2)
+    trainer.step(x, y)
+    before = {**trainer.parameters(), **trainer.state()}
+    for compiled in trainer._programs.compiled.values():
+        if "train/target0" in compiled.inputs:
+            compiled.program = Interrupted(compiled.program, len(compiled.program) - 1)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.step(x, y)
+    for name, value in {**trainer.parameters(), **trainer.state()}.items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
 def test_a_pause_before_a_step_holds_it_back() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
@@ -91,7 +92,7 @@ class StateLayout:
         self.size += aligned(max(t.nbytes, 4))
 
 
-@dataclass
+@dataclass(eq=False)
 class TrainingProgram:
     """A program with what is needed to run it: `inputs` in order, then the gradient block if it has one."""
 
@@ -100,6 +101,15 @@ class TrainingProgram:
     graph: Graph
     inputs: tuple[str, ...]
 
+    @cached_property
+    def _first_change(self) -> int:
+        uses = self.lowered.uses
+        return next((i for i, use in enumerate(uses) if self._changes(use)), len(uses))
+
+    def settled_before(self, at: int) -> bool:
+        """Whether the instructions before `at` have written to no parameter or state."""
+        return at <= self._first_change
+
     def set_aside(self, at: int) -> Kept:
         """What the program needs to go on before instruction `at` when its arena has been given back.
 
@@ -107,7 +117,7 @@ class TrainingProgram:
         computed again when it is needed, as far as it depends on nothing that was written since; the rest (gradients
         that are under way, mostly) is copied.
         """
-        first = next((i for i, use in enumerate(self.lowered.uses) if self._changes(use)), len(self.lowered.uses))
+        first = self._first_change
         if at <= first:
             return Kept(0, 0, (), {})
         uses = self.lowered.uses

@@ -112,5 +112,8 @@ class Predictor:
         with self._lock:
             lowered, program = self._compiled(arrays[0].shape[0])
             externals = self._externals(arrays, lowered)
-            program.run(externals)
+            self._execute(program, externals)
         return externals[len(arrays) :]
+
+    def _execute(self, program: _native.Program, externals: list[Array]) -> None:
+        program.run(externals)

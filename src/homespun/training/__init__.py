@@ -3,6 +3,7 @@
 from homespun.training import callbacks, losses, metrics, optim, schedules
 from homespun.training.loss_scale import LossScale
 from homespun.training.splice import splice
-from homespun.training.trainer import StepResult, Trainer
+from homespun.training.steps import StepResult
+from homespun.training.trainer import Trainer
 
 __all__ = ["LossScale", "StepResult", "Trainer", "callbacks", "losses", "metrics", "optim", "schedules", "splice"]

@@ -9,14 +9,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from homespun.errors import OptionError
+
 if TYPE_CHECKING:
-    from homespun.training.trainer import StepResult, Trainer
+    from homespun.training.steps import StepResult
+    from homespun.training.trainer import Trainer
 
 _log = logging.getLogger(__name__)
 
 
 class Callback:
-    """Base: does nothing. A method that returns True ends the fit."""
+    """Base: does nothing. `on_step` and `on_epoch` end the fit by returning True.
+
+    A callback that remembers what it saw starts afresh when a run is resumed; one that must not looks at what a
+    checkpoint holds, `trainer.step_count` and `trainer.progress`, instead.
+    """
+
+    def before_step(self, trainer: Trainer) -> None:
+        """Before every step."""
 
     def on_step(self, trainer: Trainer, result: StepResult) -> bool | None:
         """After every step."""
@@ -25,7 +35,8 @@ class Callback:
         """After every epoch (from 0), with its loss and validation metrics."""
 
     def on_pause(self, trainer: Trainer) -> None:
-        """Between two steps, when a pause has been asked for and before it is waited for."""
+        """When the trainer has come to stand still in a pause, called by the thread that trains. `trainer.settled` says
+        whether its state is that between two steps; the pause goes on until `resume`."""
 
 
 class LossMonitor(Callback):
@@ -62,7 +73,11 @@ class ProgressBar(Callback):
 
 
 class CheckpointSaver(Callback):
-    """Saves a checkpoint every `every` steps, at the end of every epoch, and when a pause is asked for."""
+    """Saves a checkpoint every `every` steps, at the end of every epoch, and in a pause.
+
+    A pause that comes when the step under way has begun to change parameters finds no state that belongs to one step;
+    the checkpoint before stays then.
+    """
 
     def __init__(self, path: str | Path, every: int = 0) -> None:
         self.path, self.every = Path(path), every
@@ -77,35 +92,37 @@ class CheckpointSaver(Callback):
         return None
 
     def on_pause(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self.path)
+        if trainer.settled:
+            trainer.save_checkpoint(self.path)
 
 
 class EarlyStop(Callback):
-    """Ends the fit when `monitor` has not got better for `patience` epochs."""
+    """Ends the fit when `monitor` has not got better, by more than `least`, for `patience` epochs.
+
+    It reads the history that checkpoints hold, so a resumed run stops where the uninterrupted one does.
+    """
 
     def __init__(self, monitor: str = "validation_loss", patience: int = 3, least: float = 0.0, maximise: bool = False):
-        self.monitor, self.patience, self.least = monitor, patience, least
-        self._sign = -1.0 if maximise else 1.0
-        self._best, self._waited = math.inf, 0
+        self.monitor, self.patience, self.least, self.maximise = monitor, patience, least, maximise
 
     def on_epoch(self, trainer: Trainer, epoch: int, record: Mapping[str, float]) -> bool | None:
-        value = self._sign * record[self.monitor]
-        if value < self._best - self.least:
-            self._best, self._waited = value, 0
-            return None
-        self._waited += 1
-        return self._waited >= self.patience
+        if self.monitor not in record:
+            raise OptionError(f"EarlyStop watches {self.monitor!r}; an epoch's record has {', '.join(record)}")
+        best, waited = math.inf, 0
+        for value in (r[self.monitor] for r in trainer.progress.history if self.monitor in r):
+            signed = -value if self.maximise else value
+            best, waited = (signed, 0) if signed < best - self.least else (best, waited + 1)
+        return waited >= self.patience
 
 
 class LearningRate(Callback):
-    """Sets the learning rate before the next step by a function of the number of steps done."""
+    """Sets the learning rate of each step by a function of the number of steps done before."""
 
     def __init__(self, rate: Callable[[int], float]) -> None:
         self.rate = rate
 
-    def on_step(self, trainer: Trainer, result: StepResult) -> bool | None:
-        trainer.learning_rate = self.rate(result.step)
-        return None
+    def before_step(self, trainer: Trainer) -> None:
+        trainer.learning_rate = self.rate(trainer.step_count)
 
 
 class OnPause(Callback):

@@ -128,8 +128,7 @@ def _restore(
     trainer.loss_scale = scale
     trainer.step_count = int(described["step"])
     trainer.progress = Progress(**described["progress"])
-    if described["schedule"] is not None:
-        trainer.schedule = schedules.from_description(described["schedule"])
+    trainer.schedule = None if described["schedule"] is None else schedules.from_description(described["schedule"])
     trainer.optimizer.learning_rate = float(described["optimizer"][1]["learning_rate"])
 
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from homespun.errors import OptionError
 from homespun.graph import Array
-from homespun.runtime import Predictor
 from homespun.training.evaluation import LossProgram
 from homespun.training.metrics import Accuracy, Metric
 
@@ -66,6 +65,25 @@ def fit(
     """
     if schedule is not None:
         trainer.schedule = schedule
+
+    def tell() -> None:
+        for callback in callbacks:
+            callback.on_pause(trainer)
+
+    with trainer.calling_when_paused(tell):
+        return _epochs(trainer, data, epochs, validation, metrics, callbacks, monitor, cache_features)
+
+
+def _epochs(
+    trainer: Trainer,
+    data: Any,
+    epochs: int,
+    validation: Any,
+    metrics: Sequence[Metric],
+    callbacks: Sequence[Callback],
+    monitor: str,
+    cache_features: bool,
+) -> FitResult:
     size = trainer.batch * trainer.accumulate
     cache: list[tuple[list[Array], Any]] = []
     while trainer.progress.epoch < epochs:
@@ -73,11 +91,11 @@ def fit(
         stopped = False
         for x, y in _source(data, epoch, trainer.progress.batch, size, cache, cache_features, trainer):
             for callback in callbacks:
-                if trainer.paused:
-                    callback.on_pause(trainer)
-            result = trainer.step_on_features(x, y)
-            trainer.progress.batch += 1
-            trainer.progress.loss_sum += result.loss
+                callback.before_step(trainer)
+            with trainer.undivided():
+                result = trainer.step_on_features(x, y)
+                trainer.progress.batch += 1
+                trainer.progress.loss_sum += result.loss
             wishes = [c.on_step(trainer, result) for c in callbacks]  # all are told, whatever the first says
             stopped = any(wishes)
             if stopped:
@@ -104,7 +122,7 @@ def evaluate(
     trainer: Trainer, data: Any, *, metrics: Sequence[Metric] = (), averaged: bool = False
 ) -> dict[str, float]:
     """Mean loss and metrics (accuracy, if none is named and targets are labels) of the model as it is now."""
-    predict = Predictor(trainer.model(averaged=averaged), trainer.batch, "float32", trainer.threads, trainer.isa)
+    predict = trainer.predictor(trainer.model(averaged=averaged))
     losses = LossProgram(trainer.loss, trainer.isa)
     wanted = list(metrics)
     for metric in wanted:

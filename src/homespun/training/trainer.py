@@ -1,36 +1,29 @@
 """`Trainer`: a model, compiled for training, that learns from NumPy arrays, one step at a time.
 
 The frozen part of the model runs as an inference program; the rest as one program of forward, backward and update.
-Fitting, checkpoints and pausing stand in modules of their own; this one holds the state and runs the programs.
+What a step does stands in `steps`, the state in `model_state`; fitting, files and pausing in modules of their own.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from threading import RLock
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from homespun.compile.compiler import MemoryReport, choose_isa
-from homespun.compile.training import CONTROL, HYPERS, LOSS, RANDOM, SCALE, Mode, TrainingProgram
-from homespun.errors import OptionError, ShapeError, TrainingError
+from homespun.compile.training import TrainingProgram
+from homespun.errors import OptionError
 from homespun.graph import Array, Graph, check
 from homespun.graph.inputs import input_arrays
-from homespun.runtime import Predictor
+from homespun.training.backbone import PausablePredictor
 from homespun.training.budget import as_bytes, choose
 from homespun.training.loss_scale import LossScale
 from homespun.training.losses import Loss
-from homespun.training.model_state import ModelState, check_named
+from homespun.training.model_state import ModelState
 from homespun.training.optim import Optimizer
 from homespun.training.pause import PauseSwitch
 from homespun.training.programs import STORAGE, Programs
 from homespun.training.progress import Progress
-from homespun.training.schedules import Schedule
-from homespun.training.state import Store
+from homespun.training.steps import Arrays, Stepping, StepResult, listed
 from homespun.training.trainable import Trainable, trainable_parameters
 
 if TYPE_CHECKING:
@@ -38,24 +31,8 @@ if TYPE_CHECKING:
 
     from homespun.training.fit import FitResult
 
-Arrays = Array | Sequence[Array]
-Part = tuple[Sequence[Array], Sequence[Array]]  # features and targets of one micro-batch
 
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one step did: mean loss over its samples before the update, the learning rate it used, its number (from 1),
-    whether it was skipped (a gradient overflowed float16; it does not count then), and the norm of all gradients
-    together where the optimizer clips it."""
-
-    loss: float
-    learning_rate: float
-    step: int
-    skipped: bool = False
-    gradient_norm: float | None = None
-
-
-class Trainer:
+class Trainer(Stepping):
     """Trains a model.
 
     `batch` samples run at once; a step takes up to `batch * accumulate` and updates once, as if they were one batch.
@@ -95,44 +72,19 @@ class Trainer:
         if not 0.0 <= average < 1.0:
             raise OptionError(f"average is {average}; it can be 0 (none) up to but not 1")
         check(model)
-        self.loss, self.optimizer = loss, optimizer
-        self.batch, self.accumulate, self.precision, self.threads, self.seed = (
-            batch,
-            accumulate,
-            precision,
-            threads,
-            seed,
-        )
-        self.average, self.backbone_weights, self.isa = average, backbone_weights, choose_isa(isa)
-        self.memory_budget = memory_budget
-        self.loss_scale = loss_scale or LossScale() if precision == "mixed_float16" else None
         self.trainable = tuple(trainable_parameters(model, trainable))
-        self.step_count = 0
-        self.schedule: Schedule | None = None
+        self.precision, self.threads, self.seed, self.isa = precision, threads, seed, choose_isa(isa)
+        self.average, self.backbone_weights, self.memory_budget = average, backbone_weights, memory_budget
         self.progress = Progress()
-        self._state = ModelState(model, self.trainable, optimizer, average, seed)
-        self._store = self._state.store
-        self._switch = PauseSwitch()
-        self._programs = Programs(self._state, loss, optimizer, precision, threads, self.isa, self._switch)
-        self._backbone: Predictor | None = None
-        self._gradients: Store | None = None
-        self._lock = RLock()
+        state, switch = ModelState(model, self.trainable, optimizer, average, seed), PauseSwitch()
+        programs = Programs(state, loss, optimizer, precision, threads, self.isa, switch)
+        scale = loss_scale or LossScale() if precision == "mixed_float16" else None
+        super().__init__(state, programs, switch, loss, optimizer, batch, accumulate, scale)
+        self._backbone: PausablePredictor | None = None
         if memory_budget is not None:
             self._programs.choice = choose(self._programs, batch, as_bytes(memory_budget))
 
     # -- learning -----------------------------------------------------------------------------------------------
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the next step: the optimizer's, times the schedule's factor. Setting it sets the optimizer's."""
-        factor = self.schedule.factor(self.step_count) if self.schedule is not None else 1.0
-        return self.optimizer.learning_rate * factor
-
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        if not (value >= 0 and math.isfinite(value)):
-            raise OptionError(f"learning_rate is {value}; it must be finite and not negative")
-        self.optimizer.learning_rate = float(value)
 
     def step(self, x: Arrays, y: Arrays) -> StepResult:
         """Learn from N samples, N at most `batch * accumulate`: x (N, ...) float32 and y as the loss wants it.
@@ -142,72 +94,28 @@ class Trainer:
         """
         return self.step_on_features(self.features(x), y)
 
-    def step_on_features(self, features: Sequence[Array], y: Arrays) -> StepResult:
-        """A step from what `features` gave for the inputs, so that the frozen part need not run again."""
-        with self._lock:
-            return self._step(self._parts(features, _listed(y)))
-
-    def _step(self, parts: list[Part]) -> StepResult:
-        rate = self.learning_rate
-        self._set_hyper()
-        before: Mapping[str, Array] = {}
-        if len(parts) == 1 and not self._programs.choice.micro_batch:
-            self._store[RANDOM][1] = self.step_count
-            self._run("step", *parts[0])
-            loss = float(self._store[LOSS])
-        else:
-            before = self._state.moving_statistics()
-            loss = self._accumulate(parts)
-            if math.isfinite(loss):
-                self._run("apply", (), ())
-        if not math.isfinite(loss):
-            self._store.fill(before)
-            raise TrainingError(
-                f"step {self.step_count + 1}: the loss is {loss}; nothing was updated. Look at the data, lower the "
-                f"learning rate ({self.learning_rate:g}), or ask `diagnose(x, y)` where it begins"
-            )
-        return self._finished(loss, rate, before)
-
-    def _finished(self, loss: float, rate: float, before: Mapping[str, Array]) -> StepResult:
-        """Account for an update that was tried: it counts, unless a gradient was not finite."""
-        updated, _, norm, _ = (float(v) for v in self._store[CONTROL])
-        if not updated:
-            self._store.fill(before)
-            if self.loss_scale is None:
-                raise TrainingError(
-                    f"step {self.step_count + 1}: the gradients are not finite; nothing was updated. Lower the "
-                    f"learning rate ({self.learning_rate:g}), or ask `diagnose(x, y)`"
-                )
-            self.loss_scale.overflowed()
-            return StepResult(loss, rate, self.step_count, skipped=True)
-        if self.loss_scale is not None:
-            self.loss_scale.kept()
-        self.step_count += 1
-        return StepResult(loss, rate, self.step_count, gradient_norm=norm if self.optimizer.clip_norm > 0 else None)
-
     def features(self, x: Arrays) -> list[Array]:
         """What the frozen part makes of inputs: a step's first half, which may be computed once and kept."""
         arrays = self._inputs(x)
         frozen = self._state.split.frozen
         if frozen is None:
             return arrays
-        if self._backbone is None:
-            self._backbone = Predictor(frozen, self.batch, self.backbone_weights, self.threads, self.isa)
         named = dict(zip(self._state.whole.inputs, arrays, strict=True))
-        made = self._backbone(*(named[n] for n in frozen.inputs))
+        with self._lock:
+            if self._backbone is None:
+                self._backbone = self.predictor(frozen, self.backbone_weights)
+            made = self._backbone(*(named[n] for n in frozen.inputs))
         results = list(made) if isinstance(made, tuple) else [made]
         own = self._state.split.trained.inputs[len(self._state.split.features) :]
         return [*results, *(named[n] for n in own)]
 
+    def predictor(self, model: Graph, weights: str = "float32") -> PausablePredictor:
+        """A predictor that pauses with this trainer, for its batch size, threads and instruction set."""
+        return PausablePredictor(model, self.batch, weights, self.threads, self.isa, self._switch)
+
     def loss_of(self, x: Arrays, y: Arrays) -> float:
         """Mean loss of N samples in training mode, without learning from them."""
-        with self._lock:
-            before = self._state.moving_statistics()
-            parts = self._parts(self.features(x), _listed(y))
-            self._set_hyper()
-            loss = self._accumulate(parts)
-            self._store.fill(before)
-            return loss
+        return self.loss_on_features(self.features(x), y)
 
     # -- gradients in and out -----------------------------------------------------------------------------------
 
@@ -216,47 +124,8 @@ class Trainer:
 
         With `copy=False` the arrays are views that the next call overwrites. Raises as `step` does.
         """
-        with self._lock:
-            parts = self._parts(self.features(x), _listed(y))
-            before = self._state.moving_statistics()
-            views = self._gradient_store().views
-            while True:
-                self._set_hyper()
-                loss = self._accumulate(parts)
-                finite = all(np.isfinite(v).all() for v in views.values())
-                if math.isfinite(loss) and finite:
-                    break
-                self._store.fill(before)
-                if self.loss_scale is None or not math.isfinite(loss):
-                    what = "gradients are not finite" if math.isfinite(loss) else f"loss is {loss}"
-                    raise TrainingError(f"the {what}; ask `diagnose(x, y)` where it begins")
-                self.loss_scale.overflowed()
-            if self.loss_scale is not None:
-                for view in views.values():
-                    view /= self.loss_scale.value
-            return {n: v.copy() if copy else v for n, v in views.items()}
-
-    def apply_gradients(self, gradients: Mapping[str, Array]) -> StepResult:
-        """Update from gradients by parameter name, as if a step had computed them; a parameter left out gets zero.
-
-        Raises `TrainingError` for an unknown name or values that are not finite, `ShapeError` for another shape;
-        nothing is changed then.
-        """
-        with self._lock:
-            store = self._gradient_store()
-            for name, value in gradients.items():
-                check_named(name, value, store.views, "apply_gradients")
-                if not np.isfinite(value).all():
-                    raise TrainingError(f"apply_gradients: {name!r} has values that are not finite")
-            for name, view in store.views.items():
-                if name in gradients:
-                    np.copyto(view, gradients[name])
-                else:
-                    view[...] = 0
-            rate = self.learning_rate
-            self._set_hyper(scale=1.0)
-            self._run("apply", (), ())
-            return self._finished(math.nan, rate, {})
+        views = self.gradients_on_features(self.features(x), y)
+        return {n: v.copy() if copy else v for n, v in views.items()}
 
     def parameters(self, *, copy: bool = True, trainable_only: bool = False) -> dict[str, Array]:
         """All parameters by name, as the model has them; views of the trainer's own memory where `copy` is False."""
@@ -290,12 +159,6 @@ class Trainer:
     def model(self, *, averaged: bool = False) -> Graph:
         """The model with the parameters and statistics it has now: for `Predictor`, `save`, another trainer."""
         return self._state.model(averaged=averaged)
-
-    @contextmanager
-    def standing_still(self) -> Iterator[None]:
-        """No step runs inside the block: what is read there belongs together."""
-        with self._lock:
-            yield
 
     def training_state(self) -> dict[str, Array]:
         """Views of all that a checkpoint holds beside the model: optimizer states, averages, random state."""
@@ -390,65 +253,8 @@ class Trainer:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _gradient_store(self) -> Store:
-        if self._gradients is None:
-            self._gradients = Store(self._state.gradient_layout)
-        return self._gradients
-
-    def _set_hyper(self, scale: float = 0.0) -> None:
-        """Numbers that the programs read: of the next step, and the loss scale (0: the one that holds)."""
-        scale = scale or (self.loss_scale.value if self.loss_scale is not None else 1.0)
-        first, second = self.optimizer.hyper(self.step_count + 1)
-        self._store[HYPERS][:4] = (self.learning_rate, first, second, 1.0 / scale)
-        self._store[SCALE][...] = scale
-
     def _inputs(self, x: Arrays) -> list[Array]:
-        return input_arrays(self._state.whole, _listed(x))
-
-    def _parts(self, features: Sequence[Array], targets: Sequence[Array]) -> list[Part]:
-        """A step's samples in micro-batches."""
-        counts = {a.shape[0] for a in (*features, *targets)}
-        count = features[0].shape[0]
-        most = self.batch * self.accumulate
-        if len(counts) != 1 or not 1 <= count <= most:
-            sizes = ", ".join(str(a.shape[0]) for a in (*features, *targets))
-            raise ShapeError(f"a step takes 1 to {most} samples, as many of each input and target; {sizes} given")
-        size = self._programs.choice.micro_batch or self.batch
-        return [
-            ([a[i : i + size] for a in features], [a[i : i + size] for a in targets]) for i in range(0, count, size)
-        ]
-
-    def _accumulate(self, parts: Sequence[Part]) -> float:
-        """Gradients of the mean over all parts into the gradient block; returns the mean loss."""
-        count = sum(f[0].shape[0] for f, _ in parts)
-        shares = [f[0].shape[0] / count for f, _ in parts]
-        # All are prepared before one runs: a bad label in the last part leaves the statistics alone.
-        runs = [self._prepared("gradients", *part, share) for part, share in zip(parts, shares, strict=True)]
-        for view in self._gradient_store().views.values():
-            view[...] = 0
-        total = 0.0
-        for i, (run, share) in enumerate(zip(runs, shares, strict=True)):
-            self._store[RANDOM][1] = self.step_count + (i << 40)
-            self._switch.run(*run)
-            total += share * float(self._store[LOSS])
-            if not math.isfinite(total):
-                break
-        return total
-
-    def _run(self, mode: Mode, features: Sequence[Array], targets: Sequence[Array]) -> None:
-        self._switch.run(*self._prepared(mode, features, targets, 1.0))
-
-    def _prepared(
-        self, mode: Mode, features: Sequence[Array], targets: Sequence[Array], share: float
-    ) -> tuple[TrainingProgram, list[Array]]:
-        compiled, arrays = self._programs.prepared(mode, features, targets, share)
-        if mode != "step":
-            arrays.append(self._gradient_store().bytes)
-        return compiled, arrays
+        return input_arrays(self._state.whole, listed(x))
 
     def _main_program(self) -> TrainingProgram:
         return self._programs.main(self.batch)
-
-
-def _listed(x: Arrays) -> list[Array]:
-    return [np.asarray(a) for a in x] if isinstance(x, (list, tuple)) and not np.isscalar(x[0]) else [np.asarray(x)]
