@@ -65,15 +65,9 @@ def test_a_limit_is_twice_the_largest_value_of_each_channel() -> None:
     np.testing.assert_allclose(limit, np.maximum(2 * largest, 0.02), rtol=2e-3)
 
 
-class _Set:
-    """The one method of a data set that calibration needs."""
-
-    def batches(self, epoch: int, start: int, size: int) -> Any:
-        data = noise(6)
-        return ((data[i : i + size], np.zeros(size)) for i in range(0, 6, size))
-
-
-@pytest.mark.parametrize("data", [[noise(6)[:4], noise(6)[4:]], (noise(6),), iter([noise(6)]), _Set()])
+@pytest.mark.parametrize(
+    "data", [[noise(6)[:4], noise(6)[4:]], (noise(6),), iter([noise(6)]), hs.data.Arrays(noise(6), np.zeros(6))]
+)
 def test_data_in_any_form(data: Any) -> None:
     want, found = measured(hs.calibrate(faint(), noise(6))), measured(hs.calibrate(faint(), data))
     assert want.keys() == found.keys()

@@ -114,6 +114,14 @@ def test_a_spliced_head_is_what_is_trained() -> None:
         hs.splice(backbone, perceptron())
 
 
+def test_a_head_keeps_apart_from_a_backbone_with_a_head_of_its_own() -> None:
+    model = hs.splice(hs.zoo.mobilenet_v2(width=0.35, image_size=32), 3)
+    assert "head.conv.weight" in model.parameters()
+    assert make(model, trainable="head").trainable == ("new_head.classifier.weight", "new_head.classifier.bias")
+    again = hs.splice(model, 5, at="features")
+    assert make(again, trainable="head").trainable == ("new_head.classifier.weight", "new_head.classifier.bias")
+
+
 @pytest.mark.parametrize(("weights", "tolerance"), [("float32", 1e-4), ("int8", 0.1)])
 def test_an_exported_model_predicts_alike(tmp_path: Path, weights: str, tolerance: float) -> None:
     trainer = make(convolutional(dropout=0.3))

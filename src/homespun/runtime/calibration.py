@@ -54,8 +54,8 @@ def calibrate(model: Graph, data: Any, *, threads: int = 2) -> Graph:
 
 def _samples(data: Any) -> Iterator[tuple[Array, ...]]:
     """Inputs of a model, a few samples at a time."""
-    if hasattr(data, "batches"):
-        batches: Iterable[Any] = (x for x, _ in data.batches(epoch=0, start=0, size=_BATCH))
+    if hasattr(data, "evaluation_batches"):
+        batches: Iterable[Any] = (x for x, _ in data.evaluation_batches(size=_BATCH))
     elif isinstance(data, (tuple, np.ndarray)):
         batches = [data]
     elif isinstance(data, Iterable):

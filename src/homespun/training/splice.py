@@ -10,7 +10,7 @@ from homespun.graph.class_names import CLASSES_KEY, set_class_names
 from homespun.graph.graph import Node, Tensor
 from homespun.training.trainable import HEAD_KEY
 
-#: Prefix of the names of everything that comes from the head.
+#: Prefix of the names of everything that comes from the head, unless the backbone has such names.
 PREFIX = "head."
 #: The tensor of zoo models that a new head reads, if nothing else is said: the pooled features before the classifier.
 FEATURES = "features"
@@ -28,8 +28,9 @@ def splice(
 
     `head` is a graph with one input, or the names of classes, or their number: then a linear layer. Names go into the
     metadata, so that predictions can say them. The head reads the backbone's tensor `at`; by default "features" where
-    there is one, else the output. What lies behind `at` in the backbone goes. The head's names get the prefix "head.",
-    and `Trainer(trainable="head")` trains those. Raises `ShapeError` for shapes that do not fit.
+    there is one, else the output. What lies behind `at` in the backbone goes. The head's names get the prefix "head."
+    ("new_head." where the backbone has names like that itself, as zoo networks do), and `Trainer(trainable="head")`
+    trains those. Raises `ShapeError` for shapes that do not fit.
     """
     where = at or (FEATURES if FEATURES in backbone.tensors else None)
     if where is None:
@@ -52,24 +53,34 @@ def splice(
     model = backbone.copy()
     model.outputs = [where]
     model.prune()
+    prefix = _prefix(model)
     names = {head.inputs[0]: where}
     for t in head.tensors.values():
         if t.name not in names:
-            names[t.name] = model.fresh_name(PREFIX + t.name)
+            names[t.name] = model.fresh_name(prefix + t.name)
             model.add_tensor(Tensor(names[t.name], t.role, t.shape, t.dtype, t.data))
     for node in head.nodes:
         inputs = tuple(names[n] if n else "" for n in node.inputs)
         outputs = tuple(names[n] if n else "" for n in node.outputs)
-        model.nodes.append(Node(node.op, inputs, outputs, dict(node.attributes), PREFIX + (node.name or outputs[0])))
+        model.nodes.append(Node(node.op, inputs, outputs, dict(node.attributes), prefix + (node.name or outputs[0])))
     model.outputs = [names[o] for o in head.outputs]
     model.name = f"{backbone.name}+{head.name}"
-    model.metadata[HEAD_KEY] = PREFIX
+    model.metadata[HEAD_KEY] = prefix
     model.metadata.pop(CLASSES_KEY, None)  # those of the classifier that went
     if names_of_classes is not None:
         set_class_names(model, names_of_classes)
     check(model)
     infer(model)
     return model
+
+
+def _prefix(backbone: Graph) -> str:
+    """A prefix that no name of the backbone has, so that it tells the head from everything else."""
+    prefix = PREFIX
+    taken = [*backbone.tensors, *(node.name for node in backbone.nodes)]
+    while any(name.startswith(prefix) for name in taken):
+        prefix = f"new_{prefix}"
+    return prefix
 
 
 def _linear_head(shape: tuple[int, ...], classes: int, dropout: float, seed: int) -> Graph:
