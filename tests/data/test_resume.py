@@ -75,6 +75,17 @@ def test_stopped_in_the_middle_of_an_epoch_and_resumed(root, uninterrupted, stop
     assert whole[-1]["validation_loss"] == parts[-1]["validation_loss"]
 
 
+def test_cached_features_train_as_uncached_ones_in_every_order(root: Path) -> None:
+    train = made(root, workers=2)[0]
+    with pytest.raises(hs.OptionError, match="augmented"):
+        trainer_for(trainable="head").fit(train, 1, cache_features=True)
+    plain = train.without_augmentation()
+    ours, theirs = trainer_for(trainable="head"), trainer_for(trainable="head")
+    ours.fit(plain, 3, cache_features=True)
+    theirs.fit(plain, 3)
+    assert_same(ours, theirs)
+
+
 SCRIPT = """
 import sys
 sys.path[:0] = {path!r}

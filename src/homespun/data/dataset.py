@@ -94,10 +94,9 @@ class DataSet:
         y are labels (N,) or whatever the samples' targets are; with mixing, probabilities (N, classes).
         """
         self._check_size(size)
-        epoch_order = self.numbers[shuffled(len(self), self.seed, epoch)] if self.shuffle else self.numbers
         read = partial(self._augmented, epoch)
         classes = self.class_count() if self.mixings else 0
-        for at, (x, y) in enumerate(self._batched(read, epoch_order[start * size :], size), start):
+        for at, (x, y) in enumerate(self._batched(read, self.numbers[self.order(epoch)][start * size :], size), start):
             if self.mixings:
                 x, y = mixed(x, y, self.mixings, classes, chance(self.seed, epoch, at, _BATCH))
             yield x, y
@@ -106,6 +105,16 @@ class DataSet:
         """All samples in their own order, as they are: neither augmented nor mixed."""
         self._check_size(size)
         yield from self._batched(partial(self.read, random=None), self.numbers, size)
+
+    def order(self, epoch: int) -> Indices:
+        """The places of an epoch's samples in this set, in the order in which they come."""
+        return shuffled(len(self), self.seed, epoch) if self.shuffle else np.arange(len(self))
+
+    def in_order(self) -> Self:
+        """The same samples, not shuffled."""
+        other = copy.copy(self)
+        other.shuffle = False
+        return other
 
     def subset(self, numbers: Sequence[int] | Indices) -> Self:
         """A data set of some of the samples, by their places in this one."""

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from homespun.data import DataSet
 from homespun.errors import OptionError
 from homespun.graph import Array
 from homespun.training.evaluation import LossProgram
+from homespun.training.feature_cache import FeatureCache
 from homespun.training.metrics import Accuracy, Metric
 
 if TYPE_CHECKING:
@@ -60,7 +62,8 @@ def fit(
     """Train until `epochs` epochs are done, those counted that a checkpoint had done before.
 
     `data`: a pair of arrays, an iterable of (x, y) batches that is the same each time, or a `homespun.data` set.
-    `cache_features` runs the frozen part once and keeps what it makes (data must then not be augmented). A schedule
+    `cache_features` runs the frozen part once and keeps what it makes (data must then not be augmented, which is
+    checked where it can be). A schedule
     becomes the trainer's own; `monitor` names what it and early stopping look at.
     """
     if schedule is not None:
@@ -85,11 +88,16 @@ def _epochs(
     cache_features: bool,
 ) -> FitResult:
     size = trainer.batch * trainer.accumulate
-    cache: list[tuple[list[Array], Any]] = []
+    cached: FeatureCache | list[tuple[list[Array], Any]] | None = None
+    if cache_features and trainer.progress.epoch < epochs:
+        if isinstance(data, DataSet):
+            cached = FeatureCache(trainer, data)
+        else:
+            cached = [(trainer.features(x), np.array(y)) for x, y in batches(data, 0, 0, size)]
     while trainer.progress.epoch < epochs:
         epoch, began = trainer.progress.epoch, time.monotonic()
         stopped = False
-        for x, y in _source(data, epoch, trainer.progress.batch, size, cache, cache_features, trainer):
+        for x, y in _source(trainer, data, cached, epoch, trainer.progress.batch, size):
             for callback in callbacks:
                 callback.before_step(trainer)
             with trainer.undivided():
@@ -165,13 +173,18 @@ def batches(data: Any, epoch: int, start: int, size: int) -> Iterator[Batch]:
 
 
 def _source(
-    data: Any, epoch: int, start: int, size: int, cache: list[Any], caching: bool, trainer: Trainer
+    trainer: Trainer,
+    data: Any,
+    cached: FeatureCache | list[tuple[list[Array], Any]] | None,
+    epoch: int,
+    start: int,
+    size: int,
 ) -> Iterator[tuple[list[Array], Any]]:
     """Batches as what crosses the cut between the frozen and the trained part."""
-    if caching and not cache:
-        cache.extend((trainer.features(x), np.array(y)) for x, y in batches(data, 0, 0, size))
-    if caching:
-        yield from cache[start:]
-        return
-    for x, y in batches(data, epoch, start, size):
-        yield trainer.features(x), y
+    if isinstance(cached, FeatureCache):
+        yield from cached.batches(epoch, start, size)
+    elif cached is not None:
+        yield from cached[start:]
+    else:
+        for x, y in batches(data, epoch, start, size):
+            yield trainer.features(x), y
