@@ -10,6 +10,7 @@ import pytest
 
 import homespun as hs
 from homespun import losses, metrics, optim, schedules
+from homespun.graph.class_names import class_names
 from homespun.training import Trainer, callbacks
 from tests.training.small import convolutional, images, perceptron, rows
 
@@ -114,12 +115,27 @@ def test_a_spliced_head_is_what_is_trained() -> None:
         hs.splice(backbone, perceptron())
 
 
-def test_a_head_keeps_apart_from_a_backbone_with_a_head_of_its_own() -> None:
-    model = hs.splice(hs.zoo.mobilenet_v2(width=0.35, image_size=32), 3)
-    assert "head.conv.weight" in model.parameters()
+def test_a_head_is_told_from_layers_of_the_backbone_that_are_named_so() -> None:
+    backbone = hs.zoo.mobilenet_v2(classes=5, width=0.25, image_size=32)
+    assert any(name.startswith("head.") for name in backbone.parameters())
+    model = hs.splice(backbone, ["cat", "dog"])
     assert make(model, trainable="head").trainable == ("new_head.classifier.weight", "new_head.classifier.bias")
-    again = hs.splice(model, 5, at="features")
+    assert class_names(model) == ("cat", "dog")
+    again = hs.splice(model, 3)
+    assert class_names(again) is None
     assert make(again, trainable="head").trainable == ("new_head.classifier.weight", "new_head.classifier.bias")
+
+
+def test_the_last_blocks_are_trained_with_what_comes_after() -> None:
+    model = hs.splice(hs.zoo.mobilenet_v2(classes=5, width=0.25, image_size=32), 2)
+    trained = make(model, trainable="last:2").trainable
+    assert {n.split(".")[1] for n in trained if n.startswith("blocks.")} == {"15", "16"}
+    assert {n.split(".")[0] for n in trained} == {"blocks", "head", "new_head"}
+    for wrong, words in [("last:0", "17 blocks"), ("last:18", "last:1 to last:17"), ("last:x", "17 blocks")]:
+        with pytest.raises(hs.OptionError, match=words):
+            make(model, trainable=wrong)
+    with pytest.raises(hs.OptionError, match="no parameter is named"):
+        make(perceptron(), trainable="last:1")
 
 
 @pytest.mark.parametrize(("weights", "tolerance"), [("float32", 1e-4), ("int8", 0.1)])

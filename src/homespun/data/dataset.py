@@ -7,7 +7,7 @@ batch holds depends on seed, epoch and position alone: not on the number of work
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, Self
@@ -57,6 +57,8 @@ class DataSet:
         if sum(m.probability for m in self.mixings) > 1 + 1e-9 and len(self.mixings) > 1:
             raise OptionError("probabilities of mixup and cutmix add up to more than 1")
         self.numbers: Indices = np.arange(count)
+        #: Called with the number of samples before a batch is given out. What it raises ends a fit between two steps.
+        self.on_batch: Callable[[int], None] | None = None
 
     # -- what a subclass says -----------------------------------------------------------------------------------
 
@@ -144,7 +146,10 @@ class DataSet:
 
     def _batched(self, read: Any, numbers: Indices, size: int) -> Iterator[Batch]:
         samples = ordered_map(read, map(int, numbers), self.workers, self.prefetch * size)
-        yield from stacked((s for s in samples if s is not None), size)
+        for batch in stacked((s for s in samples if s is not None), size):
+            if self.on_batch is not None:
+                self.on_batch(len(batch[0]))
+            yield batch
 
     @staticmethod
     def _check_size(size: int) -> None:

@@ -1,7 +1,8 @@
-"""Which parameters are trained: "all", "head", name patterns or a predicate."""
+"""Which parameters are trained: "all", "head", "last:2" (blocks), name patterns or a predicate."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
@@ -23,6 +24,8 @@ def trainable_parameters(model: Graph, trainable: Trainable) -> list[str]:
             chosen = names
         elif trainable == "head":
             chosen = head_parameters(model)
+        elif trainable.startswith("last:"):
+            chosen = last_blocks(model, trainable.removeprefix("last:"))
         else:
             chosen = _matching(names, [trainable])
     else:
@@ -51,3 +54,19 @@ def head_parameters(model: Graph) -> list[str]:
         if own and node.op in ("linear", "conv2d"):
             return [n for n in names if n in own]
     return []
+
+
+def last_blocks(model: Graph, count: str) -> list[str]:
+    """Parameters of the last `count` blocks ("blocks.3.", "layers.3.", in their names) and of all that comes after."""
+    names = list(model.parameters())
+    numbers = [re.match(r"(?:.*\.)?(?:blocks|layers?)\.(\d+)\.", name) for name in names]
+    blocks = sorted({int(m.group(1)) for m in numbers if m})
+    if not blocks:
+        raise OptionError(
+            f"last:{count}: no parameter is named as part of a block; names are like {', '.join(names[-3:])}"
+        )
+    if not count.isdecimal() or not 1 <= int(count) <= len(blocks):
+        raise OptionError(f"last:{count}: the model has {len(blocks)} blocks; write last:1 to last:{len(blocks)}")
+    first = blocks[-int(count)]
+    start = next(i for i, m in enumerate(numbers) if m and int(m.group(1)) == first)
+    return names[start:]

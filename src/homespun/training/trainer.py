@@ -36,11 +36,12 @@ class Trainer(Stepping):
     """Trains a model.
 
     `batch` samples run at once; a step takes up to `batch * accumulate` and updates once, as if they were one batch.
-    `trainable`: "all", "head", name patterns, or a predicate on names; what depends on none of them runs as inference
-    with `backbone_weights` ("float32" or "int8"). `precision` "mixed" stores activations as bfloat16, "mixed_float16"
-    as float16, with a `loss_scale` that finds its value by itself; parameters, statistics and the loss are float32
-    always. `average` is the decay of an exponential moving average of the weights, kept beside them. `memory_budget`
-    ("96MB", or bytes) bounds arena, parameters and optimizer state together. The model given is not changed.
+    `trainable`: "all", "head", "last:2" (blocks, and what comes after), name patterns, or a predicate on names; what
+    depends on none of them runs as inference with `backbone_weights` ("float32" or "int8"). `precision` "mixed" stores
+    activations as bfloat16, "mixed_float16" as float16, with a `loss_scale` that finds its value by itself; parameters,
+    statistics and the loss are float32 always. `average` is the decay of an exponential moving average of the weights,
+    kept beside them. `memory_budget` ("96MB", or bytes) bounds arena, parameters and optimizer state together.
+    The model given is not changed.
     """
 
     def __init__(
