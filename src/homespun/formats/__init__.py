@@ -15,9 +15,12 @@ from homespun.graph import Graph
 #: Suffix -> module that reads it. A `.pth` file holds weights but no network; the zoo has the networks.
 READERS = {
     ".hsp": "homespun.formats.hsp",
+    ".onnx": "homespun.formats.onnx",
     ".pth": "homespun.zoo.pretrained",
     ".pt": "homespun.zoo.pretrained",
 }
+#: Suffix -> the options of `load` that it takes; weights take those of the zoo's builders too.
+OPTIONS = {".onnx": ("shapes",)}
 WEIGHTS_ONLY = (".pth", ".pt")
 #: Suffix -> module that writes it.
 WRITERS = {".hsp": "homespun.formats.hsp"}
@@ -26,15 +29,19 @@ WRITERS = {".hsp": "homespun.formats.hsp"}
 def load(path: str | Path, **options: Any) -> Graph:
     """Read a model from a file, by its suffix.
 
-    `.hsp`: no options. `.pth`, `.pt`: `architecture`, the zoo builder's name (`"mobilenet_v2"`), and that builder's
-    own options. Raises `FormatError`, naming file and place, for a file that is wrong, truncated or of an unknown kind.
+    `.hsp`: no options. `.onnx`: `shapes`, the shape of each input by name, where the file leaves more than the batch
+    open. `.pth`, `.pt`: `architecture`, the zoo builder's name (`"mobilenet_v2"`), and that builder's own options.
+    Raises `FormatError`, naming file and place, for a file that is wrong, truncated or of an unknown kind.
     """
     path = Path(path)
     module = _module_for(path, READERS, "read")
     if not path.is_file():
         raise FormatError(f"{path}: there is no such file")
-    if options and path.suffix.lower() not in WEIGHTS_ONLY:
-        raise OptionError(f"{', '.join(options)}: a {path.suffix} file holds its network and takes no options")
+    suffix = path.suffix.lower()
+    unknown = [o for o in options if o not in OPTIONS.get(suffix, ())] if suffix not in WEIGHTS_ONLY else []
+    if unknown:
+        takes = ", ".join(OPTIONS.get(suffix, ())) or "no options"
+        raise OptionError(f"{', '.join(unknown)}: a {path.suffix} file holds its network and takes {takes}")
     return cast(Graph, module.load(path, **options))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -16,15 +15,14 @@ import numpy as np
 
 import homespun.ops  # noqa: F401  (fills the operators' table, which the checks read)
 from homespun.errors import FormatError, ModelError
-from homespun.graph import BATCH, Array, Attribute, Graph, Node, Tensor, TensorType, check, infer
+from homespun.formats.checked import check_foreign, shortened
+from homespun.graph import BATCH, Array, Attribute, Graph, Node, Tensor, TensorType
 from homespun.graph.graph import ITEM_SIZE, Role
 from homespun.graph.operator import OPERATORS, REQUIRED
 
 VERSION = 1
 _ROLES = ("input", "parameter", "state", "constant")
 _LARGEST_INT = 2**31 - 1
-#: Largest size of one tensor with a batch of one, bytes: what a hostile graph may not exceed.
-_LARGEST_TENSOR = 2**33
 
 
 def dump(graph: Graph, storage: Mapping[str, Mapping[str, Any]], limits: Mapping[str, str]) -> str:
@@ -141,7 +139,7 @@ class Reader:
         written: set[str] = set()
         for i, entry in enumerate(self.field(document, "nodes", list, place)):
             self._node(graph, f"node {i}", entry, names, written)
-        types = self._check(graph)
+        types = check_foreign(graph, self.fail)
         if "limits" in document:
             self._limits(graph, self.field(document, "limits", dict, place), types, arrays)
         return graph
@@ -241,21 +239,6 @@ class Reader:
                 raise self.fail(place, "not all values are positive and finite")
             graph.tensors[name].limit = limit
 
-    def _check(self, graph: Graph) -> Mapping[str, TensorType]:
-        """Names, order and shapes, by the graph's own rules; the shapes for a batch of one."""
-        try:
-            check(graph)
-            types = infer(graph, batch=1)
-        except ModelError as e:
-            raise self.fail("graph", str(e)) from None
-        except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as e:
-            # A shape rule met values that no builder gives (a stride of zero, an axis out of range).
-            raise self.fail("graph", f"a node's attributes make no sense ({type(e).__name__}: {e})") from None
-        for name, t in types.items():
-            if any(type(d) is not int or d < 0 for d in t.shape) or t.nbytes > _LARGEST_TENSOR:
-                raise self.fail(f"tensor {shortened(name)}", f"would have the shape {list(t.shape)}")
-        return types
-
 
 _KINDS: dict[type, str] = {
     int: "an integer",
@@ -266,15 +249,6 @@ _KINDS: dict[type, str] = {
     dict: "an object",
     type(None): "null",
 }
-
-
-def shortened(value: Any) -> str:
-    """`repr` of something out of a file, but short, however long or deep it is there."""
-    return _SHORT.repr(value)
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def _kind(value: Any) -> str:

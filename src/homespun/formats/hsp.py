@@ -17,7 +17,7 @@ from homespun.compression import dequantize_per_channel, quantize_weights
 from homespun.errors import ModelError, OptionError
 from homespun.formats import graph_json
 from homespun.formats.atomic import replacing
-from homespun.formats.graph_json import shortened
+from homespun.formats.checked import shortened
 from homespun.graph import Array, Graph, Tensor, check
 from homespun.graph.graph import data_of
 

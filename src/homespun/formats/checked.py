@@ -1,0 +1,37 @@
+"""What every importer does with a graph at the end: hold it against the graph's own rules before anyone gets it."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Mapping
+
+from homespun.errors import FormatError, ModelError
+from homespun.graph import Graph, TensorType, check, infer
+
+#: Largest size of one tensor with a batch of one, bytes: what a hostile graph may not exceed.
+LARGEST_TENSOR = 2**33
+
+
+def check_foreign(graph: Graph, fail: Callable[[str, str], FormatError]) -> Mapping[str, TensorType]:
+    """Names, order and shapes; returns the shapes for a batch of one. Raises what `fail(place, what)` makes of the first thing that is wrong."""
+    try:
+        check(graph)
+        types = infer(graph, batch=1)
+    except ModelError as e:
+        raise fail("graph", str(e)) from None
+    except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as e:
+        # A shape rule met values that no builder gives (a stride of zero, an axis out of range).
+        raise fail("graph", f"a node's attributes make no sense ({type(e).__name__}: {e})") from None
+    for name, t in types.items():
+        if any(type(d) is not int or d < 0 for d in t.shape) or t.nbytes > LARGEST_TENSOR:
+            raise fail(f"tensor {shortened(name)}", f"would have the shape {list(t.shape)}")
+    return types
+
+
+def shortened(value: object) -> str:
+    """`repr` of something out of a file, but short, however long or deep it is there."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80

@@ -1,0 +1,27 @@
+"""ONNX files, in and out. `reading` checks the file, `importer` makes the graph, `writer` and `exporter` the way back.
+
+The `onnx` package is needed only here, and loaded when a file is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from homespun.graph import Graph
+
+
+def load(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
+    """The network of an ONNX file, channels-last, its batch free. `shapes` fixes what the file leaves open, by input.
+
+    Raises `FormatError` that names the place, or lists every node that can't be imported and what to do about it.
+    """
+    from homespun.formats.onnx import rules_elementwise, rules_layers, rules_shape
+    from homespun.formats.onnx.importer import import_model
+    from homespun.formats.onnx.patterns import recognise
+    from homespun.formats.onnx.reading import OnnxFile
+
+    rules = {**rules_layers.RULES, **rules_elementwise.RULES, **rules_shape.RULES}
+    graph = import_model(OnnxFile(path), rules, shapes)
+    recognise(graph)
+    return graph

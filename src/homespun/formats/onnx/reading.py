@@ -1,0 +1,233 @@
+"""An `.onnx` file as a checked `ModelProto`, and its tensors as arrays: the first step of the import.
+
+Nothing is believed: the bytes are walked before they are parsed, so that a small file can't become gigabytes of
+objects; sizes are compared with the bytes that are there; data in other files must lie in the model's folder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+from homespun.errors import FormatError, OptionError
+from homespun.formats.checked import shortened
+from homespun.graph import Array
+
+#: Fields of all messages together: a large network has some 10,000 nodes of some 20 fields each.
+LARGEST_FIELDS = 1_000_000
+#: Operator sets older than this had other rules of broadcasting, clipping and padding.
+OLDEST_OPSET = 11
+#: The protobuf format itself ends here; what is larger keeps its weights in other files.
+_LARGEST_FILE = 2**31 - 1
+_DEEPEST = 64
+_TYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 4: "uint16", 6: "int32", 7: "int64", 9: "bool"}
+_TYPES |= {10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16"}
+
+
+def require_onnx() -> Any:
+    """The `onnx` package. Raises `OptionError` that says how to get it."""
+    try:
+        import onnx
+    except ImportError:
+        raise OptionError(
+            'ONNX files need the package "onnx", which is not installed: pip install "homespun[onnx]"'
+        ) from None
+    return onnx
+
+
+class OnnxFile:
+    """A parsed model and the folder that it came from."""
+
+    def __init__(self, path: Path) -> None:
+        onnx = require_onnx()
+        self.path = path
+        size = path.stat().st_size
+        if size > _LARGEST_FILE:
+            raise self.fail("file", f"{size} bytes are more than an ONNX file can have")
+        self.size = size
+        raw = path.read_bytes()
+        _Walk(self, raw).message(onnx.ModelProto.DESCRIPTOR, 0, len(raw), 0)
+        self.model = onnx.ModelProto()
+        try:
+            self.model.ParseFromString(raw)
+        except Exception as e:  # noqa: BLE001  (protobuf's own error class differs between its implementations)
+            raise self.fail("file", f"not readable as ONNX ({e}); it is truncated or something else") from None
+        if not self.model.HasField("graph") or not self.model.graph.node:
+            raise self.fail("file", "there is no graph in it; it is truncated, or no ONNX model")
+        self.opset = self._opset(onnx.defs.onnx_opset_version())
+        self._external: dict[str, Array] = {}
+
+    def fail(self, place: str, what: str) -> FormatError:
+        """The error to raise."""
+        return FormatError(f"{self.path}: {place}: {what}")
+
+    def _opset(self, newest: int) -> int:
+        versions = [o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")]
+        version = versions[0] if len(versions) == 1 else 0
+        if not OLDEST_OPSET <= version <= newest:
+            raise self.fail(
+                "opset",
+                f"{version}; operator sets {OLDEST_OPSET} to {newest} are read: convert it with "
+                "onnx.version_converter.convert_version, or export it again with another opset_version",
+            )
+        return int(version)
+
+    def array(self, tensor: Any) -> Array:
+        """The values of a `TensorProto`; float16, bfloat16 and float64 become float32."""
+        place = f"tensor {shortened(tensor.name)}"
+        if tensor.data_type not in _TYPES:
+            raise self.fail(
+                place, f"its data type {tensor.data_type} can't be read (strings and complex numbers can't)"
+            )
+        dtype = _TYPES[tensor.data_type]
+        shape = tuple(tensor.dims)
+        if any(d < 0 for d in shape):
+            raise self.fail(place, f"its shape is {shortened(list(shape))}")
+        count = math.prod(shape)
+        stored = np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder("<")
+        if tensor.data_location == tensor.EXTERNAL and count:
+            values = self._external_data(tensor, place, count * stored.itemsize).view(stored)
+        elif count == 0:
+            values = np.zeros(0, stored)
+        elif tensor.HasField("raw_data"):
+            if len(tensor.raw_data) != count * stored.itemsize:
+                has, needs = len(tensor.raw_data), count * stored.itemsize
+                raise self.fail(place, f"has {has} bytes of data; {dtype}{list(shape)} needs {needs}")
+            values = np.frombuffer(tensor.raw_data, stored)
+        else:
+            values = self._typed_data(tensor, place, dtype, stored, count)
+        values = values.reshape(shape)
+        if dtype == "bfloat16":
+            return (values.astype(np.uint32) << 16).view(np.float32)
+        with np.errstate(over="ignore"):  # what float32 can't hold is found where it is used as a weight
+            return values.astype(np.float32) if dtype in ("float16", "float64") else values
+
+    def _typed_data(self, tensor: Any, place: str, dtype: str, stored: np.dtype[Any], count: int) -> Array:
+        fields = {"float32": "float_data", "float64": "double_data", "int64": "int64_data"}
+        fields |= {"uint32": "uint64_data", "uint64": "uint64_data"}
+        values = getattr(tensor, fields.get(dtype, "int32_data"))
+        if len(values) != count:
+            raise self.fail(place, f"has {len(values)} values; its shape {list(tensor.dims)} needs {count}")
+        if dtype == "float16":  # as the bits of each number
+            return np.asarray(values, np.int64).astype(np.uint16).view(np.float16)
+        wide = {"float_data": np.float32, "double_data": np.float64, "uint64_data": np.uint64}
+        return np.asarray(values, wide.get(fields.get(dtype, ""), np.int64)).astype(stored)
+
+    def _external_data(self, tensor: Any, place: str, needed: int) -> Array:
+        """Bytes of a tensor that are in another file of the model's folder, mapped."""
+        entries = {e.key: e.value for e in tensor.external_data}
+        location = entries.get("location", "")
+        file = self._inside(location, place)
+        try:
+            offset = int(entries.get("offset", "0") or "0")
+            length = int(entries.get("length", "") or needed)
+        except ValueError:
+            raise self.fail(place, "the offset or length of its external data is no number") from None
+        size = file.stat().st_size
+        if length != needed or offset < 0 or offset + length > size:
+            raise self.fail(
+                place, f"{needed} bytes are needed, {length} at byte {offset} of {location!r} named; that has {size}"
+            )
+        if location not in self._external:
+            mapped = np.memmap(file, np.uint8, "r") if size else np.zeros(0, np.uint8)
+            self._external[location] = np.asarray(mapped)
+        return np.frombuffer(self._external[location][offset : offset + length], np.uint8)
+
+    def _inside(self, location: str, place: str) -> Path:
+        """The file at `location`, which must be a plain file in the model's folder, symbolic links followed."""
+        windows = PureWindowsPath(location)
+        if not location or "\0" in location or windows.is_absolute() or windows.drive or ".." in windows.parts:
+            raise self.fail(place, f"external data at {shortened(location)}, which is not in the model's folder")
+        folder = self.path.parent.resolve()
+        try:
+            file = (folder / location).resolve()
+            plain = file.is_file()
+        except (OSError, RuntimeError):  # a name that is too long, links in a circle
+            raise self.fail(place, f"external data at {shortened(location)}, which can't be opened") from None
+        if not file.is_relative_to(folder):
+            raise self.fail(place, f"external data at {shortened(location)}, which is not in the model's folder")
+        if not plain:
+            raise self.fail(place, f"external data at {shortened(location)}: there is no such file")
+        return file
+
+
+def attributes_of(node: Any, file: OnnxFile) -> Mapping[str, Any]:
+    """A node's attributes as Python values: numbers, strings, lists, arrays; graphs as they are."""
+    values: dict[str, Any] = {}
+    for a in node.attribute:
+        place = f"node {shortened(node.name or node.op_type)}: attribute {shortened(a.name)}"
+        if a.name in values:
+            raise file.fail(place, "it is given twice")
+        kinds = {a.FLOAT: "f", a.INT: "i", a.STRING: "s", a.TENSOR: "t", a.GRAPH: "g"}
+        kinds |= {a.FLOATS: "floats", a.INTS: "ints", a.STRINGS: "strings"}
+        if a.type not in kinds:
+            values[a.name] = None
+            continue
+        value = getattr(a, kinds[a.type])
+        if a.type == a.STRING:
+            value = value.decode("utf-8", "replace")
+        elif a.type == a.STRINGS:
+            value = [s.decode("utf-8", "replace") for s in value]
+        elif a.type == a.TENSOR:
+            value = file.array(value)
+        elif a.type in (a.FLOATS, a.INTS):
+            value = list(value)
+        values[a.name] = value
+    return values
+
+
+class _Walk:
+    """Counts the fields of a protobuf message without making objects of them."""
+
+    def __init__(self, file: OnnxFile, raw: bytes) -> None:
+        self.file, self.raw, self.fields = file, raw, 0
+
+    def message(self, descriptor: Any, at: int, end: int, depth: int) -> None:
+        """Walk one message. Raises `FormatError` for what ends too early, is too deep or has too many parts."""
+        if depth > _DEEPEST:
+            raise self.file.fail("file", f"messages are nested more than {_DEEPEST} deep")
+        known = descriptor.fields_by_number
+        while at < end:
+            self.fields += 1
+            if self.fields > LARGEST_FIELDS:
+                raise self.file.fail("file", f"it has more than {LARGEST_FIELDS:,} fields; no network does")
+            key, at = self._number(at, end)
+            kind = key & 7
+            if kind == 0:
+                _, at = self._number(at, end)
+            elif kind in (1, 5):
+                at += 8 if kind == 1 else 4
+            elif kind == 2:
+                length, at = self._number(at, end)
+                field = known.get(key >> 3)
+                if at + length > end:
+                    raise self.file.fail("file", "it ends in the middle of a field; truncated, or not an ONNX file")
+                if field is not None and field.message_type is not None:
+                    self.message(field.message_type, at, at + length, depth + 1)
+                at += length
+            else:
+                raise self.file.fail("file", f"byte {at} begins a field of kind {kind}; not an ONNX file")
+        if at != end:
+            raise self.file.fail("file", "it ends in the middle of a number; truncated, or not an ONNX file")
+
+    def _number(self, at: int, end: int) -> tuple[int, int]:
+        value = shift = 0
+        while at < end and shift < 70:
+            byte = self.raw[at]
+            value |= (byte & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 0x80:
+                return value, at
+        raise self.file.fail("file", "it ends in the middle of a number; truncated, or not an ONNX file")
+
+
+def check_shapes(given: Mapping[str, Any] | None, names: list[str], file: OnnxFile) -> Mapping[str, Any]:
+    """The caller's shapes of inputs. Raises `OptionError` for one that the model doesn't have."""
+    for name in given or {}:
+        if name not in names:
+            raise OptionError(f"shapes: {file.path} has no input {name!r}; it has {', '.join(names)}")
+    return given or {}

@@ -1,0 +1,242 @@
+"""What ONNX's layers become: convolution, matrix products, norms, pooling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from homespun.formats.onnx.importer import FREE, ForeignNode, Importer, Unsupported
+from homespun.formats.onnx.layout import CHANNELS_LAST, channel_last, identity
+
+Pads = tuple[int, int, int, int]
+
+
+def _pair(node: ForeignNode, name: str, default: Sequence[int]) -> tuple[int, int]:
+    values = node.get(name, list(default))
+    if len(values) != 2 or any(not 0 < v < 2**31 for v in values):
+        raise Unsupported(f"{name} is {values}; two positive numbers can be read")
+    return (int(values[0]), int(values[1]))
+
+
+def _padding(node: ForeignNode, size: Sequence[int], kernel: Sequence[int]) -> str | Pads:
+    """(top, left, bottom, right), or the rule "same_upper" where the node names it."""
+    rule = node.get("auto_pad", "NOTSET")
+    if rule == "VALID":
+        return (0, 0, 0, 0)
+    if rule == "SAME_UPPER":
+        return "same_upper"
+    if rule == "SAME_LOWER":
+        strides, dilations = _pair(node, "strides", (1, 1)), _pair(node, "dilations", (1, 1))
+        total = [
+            max(0, (math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n)
+            for n, k, s, d in zip(size, kernel, strides, dilations, strict=True)
+        ]
+        return (total[0] - total[0] // 2, total[1] - total[1] // 2, total[0] // 2, total[1] // 2)
+    pads = node.get("pads", [0, 0, 0, 0])
+    if rule != "NOTSET" or len(pads) != 4 or any(not 0 <= p < 2**31 for p in pads):
+        raise Unsupported(f"auto_pad is {rule!r}, pads are {pads}; four numbers that are not negative can be read")
+    return (int(pads[0]), int(pads[1]), int(pads[2]), int(pads[3]))
+
+
+def conv(imp: Importer, node: ForeignNode) -> None:
+    """`Conv` over images, grouped and depthwise included."""
+    weight = imp.constant(node, 1, "weight")
+    if weight.ndim != 4 or len(imp.shape(node.inputs[0])) != 4:
+        raise Unsupported(f"it convolves {weight.ndim - 2} axes; images, with two, can be")
+    x = imp.channels_last(node.inputs[0])
+    padding = _padding(node, imp.types[x].shape[1:3], weight.shape[2:])
+    if isinstance(padding, tuple):
+        x, padding = _padded_before(imp, x, padding)
+    inputs = [x, imp.layer_weight(node.inputs[1], "weight", weight.transpose(2, 3, 1, 0))]
+    if node.has(2):
+        inputs.append(imp.layer_weight(node.inputs[2], "bias", imp.constant(node, 2, "bias")))
+    y = imp.emit(
+        "conv2d",
+        inputs,
+        stride=_pair(node, "strides", (1, 1)),
+        dilation=_pair(node, "dilations", (1, 1)),
+        padding=padding,
+        groups=node.get("group", 1),
+    )
+    imp.set(node.outputs[0], y, CHANNELS_LAST)
+
+
+def _padded_before(imp: Importer, x: str, padding: Pads) -> tuple[str, Pads]:
+    """A `Pad` with zeros before a convolution becomes part of it."""
+    pad = imp.graph.producers().get(x)
+    if pad is None or pad.op != "pad" or pad.attributes.get("value", 0.0) != 0.0:
+        return x, padding
+    before: Any = pad.attributes["before"]
+    after: Any = pad.attributes["after"]
+    if any(before[i] or after[i] for i in (0, 3)):
+        return x, padding
+    top, left, bottom, right = padding
+    return pad.inputs[0], (top + before[1], left + before[2], bottom + after[1], right + after[2])
+
+
+def _linear(imp: Importer, node: ForeignNode, weight: Any, bias: str | None) -> None:
+    """A matrix product with a constant (K, M), over the last axis."""
+    value = imp.value(node.inputs[0])
+    rank = len(value.axes)
+    kind = "weight"
+    if value.image is not None:
+        c, h, w = value.image
+        if weight.shape[0] != c * h * w:
+            raise Unsupported(f"{c * h * w} inputs do not fit weights {list(weight.shape)}")
+        weight = weight.reshape(c, h, w, -1).transpose(1, 2, 0, 3).reshape(c * h * w, -1)
+        kind = f"weight/{h}x{w}"
+    elif value.axes[-1] != rank - 1:
+        value = imp.laid_out(value, identity(rank))
+    inputs = [value.name, imp.layer_weight(node.inputs[1], kind, weight)]
+    if bias is not None:
+        inputs.append(bias)
+    y = imp.emit("linear", inputs)
+    imp.set(node.outputs[0], y, value.axes)
+
+
+def gemm(imp: Importer, node: ForeignNode) -> None:
+    """`Gemm` with constant weights: alpha x W + beta c."""
+    if node.get("transA", 0):
+        raise Unsupported("its first operand is transposed")
+    weight = imp.constant(node, 1, "weight")
+    weight = weight.T if node.get("transB", 0) else weight
+    alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
+    bias = None
+    if node.has(2) and beta != 0:
+        given = imp.constant(node, 2, "bias")
+        if given.size not in (1, weight.shape[1]) or given.shape[:-1].count(1) != max(0, given.ndim - 1):
+            raise Unsupported(f"its bias has the shape {list(given.shape)}; one number a column can be read")
+        spread = np.broadcast_to(given.reshape(-1), (weight.shape[1],))
+        bias = imp.layer_weight(node.inputs[2], "bias", spread if beta == 1 else spread * np.float32(beta))
+    _linear(imp, node, weight if alpha == 1 else weight * np.float32(alpha), bias)
+
+
+def matmul(imp: Importer, node: ForeignNode) -> None:
+    """`MatMul` with constant weights (K, M)."""
+    weight = imp.constant(node, 1, "second operand")
+    if weight.ndim != 2 or imp.is_constant(node.inputs[0]):
+        raise Unsupported(f"its constant operand has {weight.ndim} axes; second operands with two can be read")
+    _linear(imp, node, weight, None)
+
+
+def batch_norm(imp: Importer, node: ForeignNode) -> None:
+    """`BatchNormalization` with fixed statistics; it goes on following batches when it is trained here."""
+    value = imp.value(node.inputs[0])
+    rank = len(value.axes)
+    if value.axes[-1] != 1 or value.image is not None:
+        value = imp.laid_out(value, channel_last(rank) if rank != 1 else identity(1))
+    arrays = [
+        imp.layer_weight(node.inputs[i], kind, imp.constant(node, i, kind), role)
+        for i, kind, role in (
+            *((1, "weight", "parameter"), (2, "bias", "parameter")),
+            *((3, "running_mean", "state"), (4, "running_var", "state")),
+        )
+    ]
+    y = imp.emit(
+        "batch_norm", [value.name, *arrays], eps=node.get("epsilon", 1e-5), momentum=1.0 - node.get("momentum", 0.9)
+    )
+    imp.set(node.outputs[0], y, value.axes)
+
+
+def pool(imp: Importer, node: ForeignNode) -> None:
+    """`MaxPool` and `AveragePool` over images."""
+    kernel = node.get("kernel_shape", [0])
+    if len(kernel) != 2 or len(imp.shape(node.inputs[0])) != 4:
+        raise Unsupported(f"its window has {len(kernel)} axes; images, with two, can be pooled")
+    x = imp.channels_last(node.inputs[0])
+    more: dict[str, Any] = {}
+    if node.op == "AveragePool":
+        more["count_include_pad"] = bool(node.get("count_include_pad", 0))
+    elif node.get("storage_order", 0):
+        raise Unsupported("storage_order is 1")
+    y = imp.emit(
+        "max_pool" if node.op == "MaxPool" else "average_pool",
+        [x],
+        kernel=_pair(node, "kernel_shape", (1, 1)),
+        stride=_pair(node, "strides", (1, 1)),
+        dilation=_pair(node, "dilations", (1, 1)),
+        padding=_padding(node, imp.types[x].shape[1:3], kernel),
+        ceil=bool(node.get("ceil_mode", 0)),
+        **more,
+    )
+    imp.set(node.outputs[0], y, CHANNELS_LAST)
+
+
+def global_pool(imp: Importer, node: ForeignNode) -> None:
+    """`GlobalAveragePool` and `GlobalMaxPool` over images."""
+    if len(imp.shape(node.inputs[0])) != 4:
+        raise Unsupported("its input is no image")
+    x = imp.channels_last(node.inputs[0])
+    if node.op == "GlobalAveragePool":
+        y = imp.emit("global_average_pool", [x])
+    else:
+        y = imp.emit("reduce_max", [x], axes=(1, 2), keep_axes=True)
+    imp.set(node.outputs[0], y, CHANNELS_LAST)
+
+
+def reduce(imp: Importer, node: ForeignNode) -> None:
+    """`ReduceMean`, `ReduceSum`, `ReduceMax`."""
+    axes = imp.axes(node)
+    value = imp.value(node.inputs[0])
+    rank = len(imp.shape(node.inputs[0]))
+    value = imp.laid_out(value, identity(rank)) if value.image is not None else value
+    if not axes and node.get("noop_with_empty_axes", 0):
+        imp.values[node.outputs[0]] = value
+        return
+    axes = sorted({a % rank for a in axes} if axes else range(rank))
+    if any(imp.shape(node.inputs[0])[a] % FREE == 0 for a in axes):
+        raise Unsupported("it reduces over the batch")
+    keep = bool(node.get("keepdims", 1))
+    if node.op == "ReduceMean" and keep and axes == [2, 3] and rank == 4:
+        y = imp.emit("global_average_pool", [imp.channels_last(node.inputs[0])])
+        imp.set(node.outputs[0], y, CHANNELS_LAST)
+        return
+    op = {"ReduceMean": "reduce_mean", "ReduceSum": "reduce_sum", "ReduceMax": "reduce_max"}[node.op]
+    places = sorted(value.axes.index(a) for a in axes)
+    y = value.name
+    while places:  # neighbours together, the last ones first
+        run = [places.pop()]
+        while places and places[-1] == run[0] - 1:
+            run.insert(0, places.pop())
+        y = imp.emit(op, [y], axes=tuple(run), keep_axes=keep)
+    left = [a for a in value.axes if keep or a not in axes]
+    imp.set(node.outputs[0], y, [sorted(left).index(a) for a in left])
+
+
+def softmax(imp: Importer, node: ForeignNode) -> None:
+    """`Softmax` and `LogSoftmax`; before opset 13 over all axes from `axis` on."""
+    op = "softmax" if node.op == "Softmax" else "log_softmax"
+    shape = imp.shape(node.inputs[0])
+    rank = len(shape)
+    axis = node.get("axis", -1 if imp.opset >= 13 else 1)
+    if not -rank <= axis < rank:
+        raise Unsupported(f"axis {axis} is outside its {rank} axes")
+    axis %= rank
+    if imp.opset < 13 and math.prod(shape[axis + 1 :]) != 1:
+        flat = imp.reshape(imp.plain(node.inputs[0]), (math.prod(shape[:axis]), math.prod(shape[axis:])))
+        imp.set(node.outputs[0], imp.reshape(imp.emit(op, [flat]), shape))
+        return
+    value = imp.value(node.inputs[0])
+    if value.image is not None or value.axes[-1] != axis:
+        value = imp.laid_out(value, (*(i for i in range(rank) if i != axis), axis))
+    imp.set(node.outputs[0], imp.emit(op, [value.name]), value.axes)
+
+
+RULES = {
+    "Conv": conv,
+    "Gemm": gemm,
+    "MatMul": matmul,
+    "BatchNormalization": batch_norm,
+    "MaxPool": pool,
+    "AveragePool": pool,
+    "GlobalAveragePool": global_pool,
+    "GlobalMaxPool": global_pool,
+    "ReduceMean": reduce,
+    "ReduceSum": reduce,
+    "ReduceMax": reduce,
+    "Softmax": softmax,
+    "LogSoftmax": softmax,
+}

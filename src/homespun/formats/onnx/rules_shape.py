@@ -1,0 +1,204 @@
+"""What ONNX's operators that move values become: reshaping, transposing, joining, cutting, padding."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from homespun.formats.onnx.folding import resolved, slices, squeezed, unsqueezed
+from homespun.formats.onnx.importer import FREE, ForeignNode, Importer, Unsupported
+from homespun.formats.onnx.layout import Value, identity
+from homespun.formats.onnx.rules_elementwise import aligned
+
+
+def reshape(imp: Importer, node: ForeignNode) -> None:
+    """`Reshape` to a constant shape; where the file fixes the batch, the batch stays free."""
+    wanted = [int(d) for d in imp.constant(node, 1, "shape")]
+    shape = imp.shape(node.inputs[0])
+    fixed = imp.declared_batch
+    if fixed is not None and wanted and shape[0] == FREE and wanted[0] == fixed:
+        wanted[0] = FREE
+    target = resolved(shape, wanted, bool(node.get("allowzero", 0)))
+    imp.values[node.outputs[0]] = imp.reshaped(imp.value(node.inputs[0]), target)
+
+
+def flatten(imp: Importer, node: ForeignNode) -> None:
+    """`Flatten` to two axes."""
+    shape = imp.shape(node.inputs[0])
+    axis = node.get("axis", 1)
+    axis = axis + len(shape) if axis < 0 else axis
+    target = (math.prod(shape[:axis]), math.prod(shape[axis:]))
+    imp.values[node.outputs[0]] = imp.reshaped(imp.value(node.inputs[0]), target)
+
+
+def squeeze(imp: Importer, node: ForeignNode) -> None:
+    """`Squeeze` and `Unsqueeze`."""
+    axes = imp.axes(node)
+    shape = imp.shape(node.inputs[0])
+    target = squeezed(shape, axes) if node.op == "Squeeze" else unsqueezed(shape, axes)
+    imp.values[node.outputs[0]] = imp.reshaped(imp.value(node.inputs[0]), target)
+
+
+def transpose(imp: Importer, node: ForeignNode) -> None:
+    """`Transpose`: nothing is computed, only remembered."""
+    value = imp.value(node.inputs[0])
+    rank = len(value.axes)
+    permutation = node.get("perm", list(range(rank))[::-1])
+    if sorted(permutation) != list(range(rank)):
+        raise Unsupported(f"perm is {permutation}, which is no permutation of {rank} axes")
+    if value.image is not None:
+        value = imp.laid_out(value, identity(rank))
+    imp.values[node.outputs[0]] = Value(value.name, tuple(permutation.index(a) for a in value.axes))
+
+
+def shape(imp: Importer, node: ForeignNode) -> None:
+    """`Shape`: a constant, in which `FREE` stands for the batch."""
+    found = imp.shape(node.inputs[0])
+    imp.constants[node.outputs[0]] = np.asarray(found[node.get("start", 0) : node.attributes.get("end")], np.int64)
+
+
+def concat(imp: Importer, node: ForeignNode) -> None:
+    """`Concat` along any axis but the batch."""
+    rank = len(imp.shape(node.inputs[0]))
+    axis = node.get("axis", 0) % rank
+    if any(imp.shape(n)[axis] % FREE == 0 for n in node.inputs):
+        raise Unsupported("it joins batches")
+    if any(imp.is_constant(n) for n in node.inputs):
+        raise Unsupported("it joins constants to computed values")
+    values = aligned(imp, list(node.inputs))
+    y = imp.emit("concat", [v.name for v in values], axis=values[0].axes.index(axis))
+    imp.values[node.outputs[0]] = Value(y, values[0].axes)
+
+
+def _cut(imp: Importer, value: Value, axis: int, start: int, stop: int) -> Value:
+    place = value.axes.index(axis)
+    size = imp.types[value.name].shape[place]
+    if (start, stop) == (0, size):
+        return value
+    if size % FREE == 0:
+        raise Unsupported("it cuts the batch")
+    return Value(imp.emit("slice", [value.name], axis=place, start=start, stop=stop), value.axes)
+
+
+def slice_(imp: Importer, node: ForeignNode) -> None:
+    """`Slice` with steps of one."""
+    value = _ordered(imp, node.inputs[0])
+    size = imp.shape(node.inputs[0])
+    parts = [None, *(imp.constant(node, i, "range") if node.has(i) else None for i in range(1, 5))]
+    for axis, start, end, step in slices(node, parts, len(size)):
+        if step != 1:
+            raise Unsupported(f"its step is {step}; 1 can be read")
+        begin, stop, _ = slice(start, end).indices(size[axis])
+        value = _cut(imp, value, axis, begin, stop)
+    imp.values[node.outputs[0]] = value
+
+
+def split(imp: Importer, node: ForeignNode) -> None:
+    """`Split` into slices."""
+    size = imp.shape(node.inputs[0])
+    axis = node.get("axis", 0) % len(size)
+    given = imp.constant(node, 1, "sizes").tolist() if node.has(1) else node.attributes.get("split")
+    if not given:
+        each = -(-size[axis] // len(node.outputs))
+        given = [min(each, size[axis] - i * each) for i in range(len(node.outputs))]
+    if sum(given) != size[axis] or len(given) != len(node.outputs) or min(given) < 1:
+        raise Unsupported(f"parts of {given} do not fit an axis of {size[axis]}")
+    value, start = _ordered(imp, node.inputs[0]), 0
+    for out, part in zip(node.outputs, given, strict=True):
+        if out and out in imp._read | set(imp.foreign_outputs):
+            imp.values[out] = _cut(imp, value, axis, start, start + part)
+        start += part
+
+
+def gather(imp: Importer, node: ForeignNode) -> None:
+    """`Gather` of one index, or of neighbours, out of a computed tensor."""
+    if imp.is_constant(node.inputs[0]):
+        raise Unsupported("it looks up rows of a table by computed numbers")
+    indices = imp.constant(node, 1, "index")
+    size = imp.shape(node.inputs[0])
+    axis = node.get("axis", 0) % len(size)
+    found = np.where(indices < 0, indices + size[axis], indices)
+    flat = found.reshape(-1)
+    if found.ndim > 1 or not flat.size or (np.diff(flat) != 1).any() or flat.min() < 0 or flat.max() >= size[axis]:
+        raise Unsupported(f"its indices {indices.reshape(-1)[:8].tolist()} are not neighbours")
+    value = _cut(imp, _ordered(imp, node.inputs[0]), axis, int(flat[0]), int(flat[-1]) + 1)
+    if found.ndim == 0:
+        value = imp.reshaped(value, [d for i, d in enumerate(size) if i != axis])
+    imp.values[node.outputs[0]] = value
+
+
+def pad(imp: Importer, node: ForeignNode) -> None:
+    """`Pad` with a constant."""
+    mode = node.get("mode", "constant")
+    value = _ordered(imp, node.inputs[0])
+    rank = len(value.axes)
+    pads = [int(p) for p in imp.constant(node, 1, "amount")]
+    axes = [int(a) % rank for a in imp.constant(node, 3, "axes")] if node.has(3) else list(range(rank))
+    number = float(imp.constant(node, 2, "value").item()) if node.has(2) else 0.0
+    if mode != "constant" or len(pads) != 2 * len(axes) or min(pads, default=0) < 0 or not math.isfinite(number):
+        raise Unsupported(f"mode is {mode!r}, pads are {pads[:12]}; a constant around the tensor can be read")
+    before, after = dict(zip(axes, pads, strict=False)), dict(zip(axes, pads[len(axes) :], strict=True))
+    if before.get(0) or after.get(0):
+        raise Unsupported("it pads the batch")
+    y = imp.emit(
+        "pad",
+        [value.name],
+        before=tuple(before.get(a, 0) for a in value.axes),
+        after=tuple(after.get(a, 0) for a in value.axes),
+        value=number,
+    )
+    imp.values[node.outputs[0]] = Value(y, value.axes)
+
+
+def expand(imp: Importer, node: ForeignNode) -> None:
+    """`Expand` that changes nothing, or that repeats along axes other than the batch."""
+    size = imp.shape(node.inputs[0])
+    wanted = tuple(int(d) for d in imp.constant(node, 1, "shape"))
+    target = np.broadcast_shapes(tuple(size), wanted)
+    if tuple(target) == tuple(size):
+        imp.values[node.outputs[0]] = imp.value(node.inputs[0])
+        return
+    raise Unsupported("it repeats a computed tensor")
+
+
+def depth_to_space(imp: Importer, node: ForeignNode) -> None:
+    """`DepthToSpace` and `SpaceToDepth`: a reshape, a transpose, a reshape."""
+    block = node.get("blocksize", 1)
+    n, c, h, w = imp.shape(node.inputs[0])
+    value = imp.value(node.inputs[0])
+    if node.op == "SpaceToDepth":
+        value = imp.reshaped(value, (n, c, h // block, block, w // block, block))
+        order, target = (0, 3, 5, 1, 2, 4), (n, c * block * block, h // block, w // block)
+    elif node.get("mode", "DCR") == "DCR":
+        value = imp.reshaped(value, (n, block, block, c // block**2, h, w))
+        order, target = (0, 3, 4, 1, 5, 2), (n, c // block**2, h * block, w * block)
+    else:
+        value = imp.reshaped(value, (n, c // block**2, block, block, h, w))
+        order, target = (0, 1, 4, 2, 5, 3), (n, c // block**2, h * block, w * block)
+    value = Value(value.name, tuple(order.index(a) for a in value.axes))
+    imp.values[node.outputs[0]] = imp.reshaped(value, target)
+
+
+def _ordered(imp: Importer, name: str) -> Value:
+    """A value whose axes are those of the foreign tensor, in whatever order."""
+    value = imp.value(name)
+    return imp.laid_out(value, identity(len(value.axes))) if value.image is not None else value
+
+
+RULES = {
+    "Reshape": reshape,
+    "Flatten": flatten,
+    "Squeeze": squeeze,
+    "Unsqueeze": squeeze,
+    "Transpose": transpose,
+    "Shape": shape,
+    "Concat": concat,
+    "Slice": slice_,
+    "Split": split,
+    "Gather": gather,
+    "Pad": pad,
+    "Expand": expand,
+    "DepthToSpace": depth_to_space,
+    "SpaceToDepth": depth_to_space,
+}
