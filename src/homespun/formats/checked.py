@@ -13,7 +13,10 @@ LARGEST_TENSOR = 2**33
 
 
 def check_foreign(graph: Graph, fail: Callable[[str, str], FormatError]) -> Mapping[str, TensorType]:
-    """Names, order and shapes; returns the shapes for a batch of one. Raises what `fail(place, what)` makes of the first thing that is wrong."""
+    """Names, order and shapes; returns the shapes for a batch of one.
+
+    Raises what `fail(place, what)` makes of the first thing that is wrong.
+    """
     try:
         check(graph)
         types = infer(graph, batch=1)

@@ -59,6 +59,8 @@ def test_convolution(tmp_path: Path, kernel: Any, stride: Any, dilation: Any, pa
 )
 def test_pooling(tmp_path: Path, op: str, kernel: Any, stride: Any, pads: Any, rule: str, counts: bool) -> None:
     pads = tuple(min(p, kernel[i % 2] - 1) for i, p in enumerate(pads))
+    if rule.startswith("SAME"):  # onnxruntime refuses windows that leave gaps
+        stride = tuple(min(s, k) for s, k in zip(stride, kernel, strict=True))
     m = Made(["N", 5, 9, 8])
     where: dict[str, Any] = {"pads": pads} if rule == "NOTSET" else {"auto_pad": rule}
     if op == "AveragePool":
