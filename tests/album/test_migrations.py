@@ -44,6 +44,7 @@ def test_old_libraries_keep_everything(version, tmp_path):
         ]
         assert [problem.path for problem in album.problems()] == ["/photos/bad.jpg"]
         assert album.status().roots == ["/photos"]
+        assert album.photo(2).topics[0].source == "human"
         album._store.mark_returned([b"/photos/gone.jpg"])
         album.sort_new()
         assert in_topic(album, "ours") == {3}

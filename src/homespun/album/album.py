@@ -36,11 +36,10 @@ from homespun.album.model import (
     Topic,
 )
 from homespun.album.pictures import Pictures
-from homespun.album.scoring import Standing
-from homespun.album.search import UNSORTED, Search
+from homespun.album.search import UNSORTED
 from homespun.album.sorting import Sorting
+from homespun.album.standing import Ids, Standing
 from homespun.album.store import Store, now, readable
-from homespun.album.topics import TopicRow
 from homespun.learning import TopicLearner
 
 if TYPE_CHECKING:
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
 
 # How often photos that an index run brings in are sorted into topics, while it runs.
 SECONDS_BETWEEN_SORTINGS = 2.0
-# Labels learnt since the learner was last written to disk; learning so few again takes a moment.
-CHANGES_BETWEEN_SAVES = 25
 THUMBNAIL_SIDE = 480
 SUGGESTIONS = 8
 
@@ -293,21 +290,15 @@ class Album:
         Raises `TopicError`, `SearchError`.
         """
         searching.check_page(offset, limit)
-        with self._sorted() as connection:
-            rows, found, chosen = self._search(connection, topic, text, date_from, date_to, place)
-            if sort in ("date", "date-ascending"):
-                ids, total = found.page(connection, ascending=sort == "date-ascending", offset=offset, limit=limit)
-            else:
-                every = self._ordered(connection, found, chosen, sort)
-                ids, total = every[offset : offset + limit], len(every)
-            photos = searching.read_photos(connection, ids, rows, self._confidences)
-        return Page(photos=photos, total=total, offset=offset, limit=limit)
+        with self._sorted() as (standing, connection):
+            ids = _find(connection, standing, topic, text, date_from, date_to, place, sort)
+            photos = searching.read_photos(connection, ids[offset : offset + limit], standing)
+        return Page(photos=photos, total=len(ids), offset=offset, limit=limit)
 
     def photo(self, photo_id: int) -> Photo:
         """One photo, with the likeliest of the topics that it is not in. Raises `PhotoError` if there is none."""
-        with self._sorted() as connection:
-            rows = topics.read_topics(connection)
-            (photo,) = searching.read_photos(connection, [photo_id], rows, self._confidences, suggestions=SUGGESTIONS)
+        with self._sorted() as (standing, connection):
+            (photo,) = searching.read_photos(connection, [photo_id], standing, suggestions=SUGGESTIONS)
         return photo
 
     def photo_id(self, reference: str) -> int:
@@ -335,16 +326,15 @@ class Album:
         sort: Order = "date",
     ) -> Neighbours:
         """The photos before and after one in the order of a search (as `photos`)."""
-        with self._sorted() as connection:
-            _, found, chosen = self._search(connection, topic, text, date_from, date_to, place)
-            ids = self._ordered(connection, found, chosen, sort)
-        try:
-            position = ids.index(photo_id)
-        except ValueError:
+        with self._sorted() as (standing, connection):
+            ids = _find(connection, standing, topic, text, date_from, date_to, place, sort)
+        found = np.flatnonzero(ids == photo_id)
+        if not len(found):
             return Neighbours(previous=None, next=None, position=None, total=len(ids))
+        position = int(found[0])
         return Neighbours(
-            previous=ids[position - 1] if position > 0 else None,
-            next=ids[position + 1] if position + 1 < len(ids) else None,
+            previous=int(ids[position - 1]) if position > 0 else None,
+            next=int(ids[position + 1]) if position + 1 < len(ids) else None,
             position=position,
             total=len(ids),
         )
@@ -428,16 +418,14 @@ class Album:
 
         What was answered or skipped is never asked again (but for an answer that was undone).
         """
-        board = self._sorting.board()
-        with self._store.reader() as connection:
+        with self._sorted() as (standing, connection):
             # Every change, a skipped question too, makes a new standing: until then the questions stay what they are.
-            standing, most, questions = self._questions
-            if standing is not board.standing or most < limit:
-                standing, questions = board.standing, doubts.questions(connection, board, limit)
+            asked_of, most, questions = self._questions
+            if asked_of is not standing or most < limit:
+                questions = doubts.questions(connection, standing, self._sorting.board().photos, limit)
                 self._questions = (standing, limit, questions)
             questions = questions[:limit]
-            rows = topics.read_topics(connection)
-            photos = searching.read_photos(connection, [q.photo_id for q in questions], rows, self._confidences)
+            photos = searching.read_photos(connection, [q.photo_id for q in questions], standing)
         return [
             Doubt(photo=photo, topic=q.topic, confidence=q.confidence, present=q.present, reason=q.reason)
             for photo, q in zip(photos, questions, strict=True)
@@ -481,11 +469,12 @@ class Album:
     # How it works inside
 
     @contextmanager
-    def _sorted(self) -> Iterator[sqlite3.Connection]:
-        """A connection for reading a library in which every photo has its topics."""
-        self._sorting.board()  # sorts, at first use, what came in before the last process ended
+    def _sorted(self) -> Iterator[tuple[Standing, sqlite3.Connection]]:
+        """How all photos stand to all topics, and a connection for reading the rest of what is known of them."""
+        # In this order: every photo of a standing is in the library that is read after it.
+        standing = self._sorting.board().standing
         with self._store.reader() as connection:
-            yield connection
+            yield standing, connection
 
     def _load_embedder(self) -> Embedder:
         if self._embedder is None:
@@ -494,39 +483,36 @@ class Album:
             self._embedder = Backbone()
         return self._embedder
 
-    def _search(
-        self,
-        connection: sqlite3.Connection,
-        topic: str | None,
-        text: str | None,
-        date_from: str | None,
-        date_to: str | None,
-        place: str | None,
-    ) -> tuple[list[TopicRow], Search, TopicRow | None]:
-        rows = topics.read_topics(connection)
-        chosen = topics.find_topic(rows, topic) if topic and topic != UNSORTED else None
-        found = searching.search(
-            rows,
-            topic=chosen,
-            unsorted=topic == UNSORTED,
-            text=text,
-            date_from=date_from,
-            date_to=date_to,
-            place=place,
-        )
-        return rows, found, chosen
 
-    def _ordered(self, connection: sqlite3.Connection, found: Search, topic: TopicRow | None, sort: Order) -> list[int]:
-        """All ids of a search, in its order."""
-        ids = found.ids(connection, ascending=sort == "date-ascending", offset=0, limit=-1)
-        if sort in ("date", "date-ascending"):
-            return ids
-        if topic is None:
-            raise SearchError(f"photos can be ordered by {sort} only within a topic")
-        return self._sorting.board().standing.by_confidence(ids, topic.id, surest_first=sort == "confidence")
-
-    def _confidences(self, ids: Sequence[int]) -> dict[int, dict[int, float]]:
-        return self._sorting.board().standing.confidences_of(ids)
+def _find(
+    connection: sqlite3.Connection,
+    standing: Standing,
+    topic: str | None,
+    text: str | None,
+    date_from: str | None,
+    date_to: str | None,
+    place: str | None,
+    sort: Order,
+) -> Ids:
+    """All ids of a search, in its order."""
+    chosen = topics.find_topic(standing.topics, topic) if topic and topic != UNSORTED else None
+    by_date = sort in ("date", "date-ascending")
+    if not by_date and chosen is None:
+        raise SearchError(f"photos can be ordered by {sort} only within a topic")
+    ids = searching.find(
+        connection,
+        standing,
+        topic=chosen,
+        unsorted=topic == UNSORTED,
+        text=text,
+        date_from=date_from,
+        date_to=date_to,
+        place=place,
+        ascending=sort == "date-ascending",
+    )
+    if by_date or chosen is None:
+        return ids
+    return standing.by_confidence(ids, chosen.id, surest_first=sort == "confidence")
 
 
 def _checked_root(root: str | os.PathLike[str]) -> bytes:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from homespun.album.scoring import Scoreboard, Standing
+from homespun.album.features import PreparedPhotos
+from homespun.album.standing import Standing
 from homespun.learning import doubt
 
 # The least sure cells that are looked at more closely: neighbours are sought among them.
@@ -35,13 +36,12 @@ class Question:
     reason: str
 
 
-def questions(connection: sqlite3.Connection, board: Scoreboard, limit: int) -> list[Question]:
+def questions(connection: sqlite3.Connection, standing: Standing, photos: PreparedPhotos, limit: int) -> list[Question]:
     """The most useful questions that were not asked yet, at most one of each photo.
 
     Of topics that photos are in, `learning.doubt` says how probably that is wrong; of topics that they narrowly are
     not in, the confidence does.
     """
-    standing = board.standing
     if not standing.member.size:
         return []
     sureness = np.minimum(standing.confidences, 1 - standing.confidences)
@@ -49,7 +49,7 @@ def questions(connection: sqlite3.Connection, board: Scoreboard, limit: int) -> 
     cells = _largest(sureness, CANDIDATES)
     cells = cells[sureness.ravel()[cells] > 0]
     rows, columns = np.divmod(cells, len(standing.topics))
-    worth, reasons = _weigh(board, standing, rows, columns)
+    worth, reasons = _weigh(photos, standing, rows, columns)
     asked: set[int] = set()
     chosen: list[Question] = []
     for index in np.argsort(-worth, kind="stable"):
@@ -72,17 +72,17 @@ def questions(connection: sqlite3.Connection, board: Scoreboard, limit: int) -> 
 
 
 def _weigh(
-    board: Scoreboard, standing: Standing, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
+    photos: PreparedPhotos, standing: Standing, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
     """How much each cell is worth asking about, and why."""
     confidences = standing.confidences[rows]
     rejected_rows, rejected_columns = np.nonzero((standing.said < 0) & standing.scored[:, None])
     rejected_rows, rejected_columns = rejected_rows[-REJECTIONS:], rejected_columns[-REJECTIONS:]
     found = doubt.signals(
-        board.photos.take(standing.ids[rows]),
+        photos.take(standing.ids[rows]),
         confidences,
         columns,
-        board.photos.take(standing.ids[rejected_rows]),
+        photos.take(standing.ids[rejected_rows]),
         rejected_columns,
     )
     present = standing.member[rows, columns]

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import IO, Any
 from xml.sax.saxutils import escape
 
-from homespun.album import search, topics
+from homespun.album import search
 from homespun.album.disk import replacing, write_file
 from homespun.album.errors import LibraryError
 from homespun.album.model import Photo
-from homespun.album.scoring import Standing
+from homespun.album.standing import Standing
 from homespun.album.store import Store
 from homespun.errors import OptionError
 
@@ -87,9 +87,8 @@ def sidecar(photo: Photo) -> str:
 
 def _photos(store: Store, standing: Standing) -> Iterator[Photo]:
     with store.reader() as connection:
-        rows = topics.read_topics(connection)
         for (photo_id,) in connection.execute("SELECT id FROM photo ORDER BY sort_date, id").fetchall():
-            yield from search.read_photos(connection, [photo_id], rows, standing.confidences_of)
+            yield from search.read_photos(connection, [photo_id], standing)
 
 
 def _files(store: Store, photo_id: int) -> list[bytes]:

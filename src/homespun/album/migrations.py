@@ -149,7 +149,17 @@ CREATE TABLE pending (
 );
 """
 
-STEPS: tuple[str, ...] = (FIRST_SCHEMA,)
+MEMBERSHIP_AS_BITS = """
+-- Which photos stand in which topic now (labels over scores): bit i of a blob, lowest first, is the photo with id i.
+-- Rows for each photo cost more the more a correction moved. What they held is derived, and made again on opening.
+DROP TABLE membership;
+CREATE TABLE membership (
+    topic_id INTEGER PRIMARY KEY REFERENCES topic,
+    photos   BLOB NOT NULL
+);
+"""
+
+STEPS: tuple[str, ...] = (FIRST_SCHEMA, MEMBERSHIP_AS_BITS)
 
 
 def schema_version(connection: sqlite3.Connection) -> int:

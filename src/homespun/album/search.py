@@ -1,20 +1,22 @@
-"""Finding photos by topic, date, place and words, and reading what is known of them, page by page.
+"""Finding photos by topic, date, place and words, and reading what is known of them.
 
-`Album` calls these with a reading connection. Every list is served from an index that is in the order shown, so a page
-takes as long in a library of fifty thousand photos as in a small one.
+`Album` calls these with a standing and a reading connection. Topics and dates are looked up in the standing, in memory,
+places and words in the database; so a page takes as long in a library of fifty thousand photos as in a small one.
 """
 
 from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import PurePath
 
+import numpy as np
+
 from homespun.album.errors import PhotoError, SearchError
 from homespun.album.model import Month, Photo, PhotoTopic, Place
+from homespun.album.standing import DATE, Booleans, Ids, Standing
 from homespun.album.store import readable, searchable
 from homespun.album.topics import TopicRow
 
@@ -27,46 +29,10 @@ _DATE = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
 # Comes after every character of a date, so that "2024-05" + this is the end of that month.
 _AFTER = "~"
 
-Confidences = Callable[[Sequence[int]], dict[int, dict[int, float]]]
 
-
-@dataclass(frozen=True)
-class Search:
-    """A search as SQL: `source` lists ids and dates, `where` and `values` narrow it down.
-
-    `indexed` says that an index holds just what is asked for, in order.
-    """
-
-    source: str
-    where: str
-    values: tuple[str | int, ...]
-    indexed: bool
-
-    def page(
-        self, connection: sqlite3.Connection, *, ascending: bool, offset: int, limit: int
-    ) -> tuple[list[int], int]:
-        """Ids of the photos of one page by date, and how many photos match."""
-        if self.indexed:
-            ids = self.ids(connection, ascending=ascending, offset=offset, limit=limit)
-            return ids, self.count(connection)
-        # Looking at every photo once costs less than looking twice.
-        every = self.ids(connection, ascending=ascending, offset=0, limit=-1)
-        return every[offset : offset + limit], len(every)
-
-    def ids(self, connection: sqlite3.Connection, *, ascending: bool, offset: int, limit: int) -> list[int]:
-        """Ids of the photos of one page by date; a limit of -1 gives all that follow."""
-        way = "ASC" if ascending else "DESC"
-        query = f"SELECT id FROM {self.source} WHERE {self.where} ORDER BY sort_date {way}, id {way} LIMIT ? OFFSET ?"
-        return [row[0] for row in connection.execute(query, (*self.values, limit, offset))]
-
-    def count(self, connection: sqlite3.Connection) -> int:
-        """How many photos match."""
-        query = f"SELECT count(*) FROM {self.source} WHERE {self.where}"
-        return int(connection.execute(query, self.values).fetchone()[0])
-
-
-def search(
-    topics: Sequence[TopicRow],
+def find(
+    connection: sqlite3.Connection,
+    standing: Standing,
     *,
     topic: TopicRow | None = None,
     unsorted: bool = False,
@@ -74,42 +40,43 @@ def search(
     date_from: str | None = None,
     date_to: str | None = None,
     place: str | None = None,
-) -> Search:
-    """A search for photos that match all that is given; `topics` are the album's, for words that name one.
-
-    Raises `SearchError` for a date that is none.
-    """
+    ascending: bool = False,
+) -> Ids:
+    """Ids (M,) by date of the photos that have a file and match all that is given. Raises `SearchError`."""
+    rows = standing.by_date[_between(standing, date_from, date_to)]
+    chosen = standing.available
     if topic is not None:
-        source, where = "(SELECT topic_id, photo_id AS id, sort_date FROM membership)", ["topic_id = ?"]
-        values: list[str | int] = [topic.id]
-    else:
-        source, where, values = "photo", ["vanished = 0"], []
+        chosen = chosen & standing.in_any([topic])
     if unsorted:
-        shown = ", ".join(str(row.id) for row in topics if not row.hidden)
-        where.append(f"id NOT IN (SELECT photo_id FROM membership WHERE topic_id IN ({shown or 'NULL'}))")
-    if date_from:
-        where.append("sort_date >= ?")
-        values.append(checked_date(date_from))
-    if date_to:
-        where.append("sort_date < ?")
-        values.append(checked_date(date_to) + _AFTER)
-        if date_from and checked_date(date_from) > checked_date(date_to) + _AFTER:
-            raise SearchError(f"the search ends ({date_to}) before it begins ({date_from})")
+        chosen = chosen & ~standing.in_any(row for row in standing.topics if not row.hidden)
     if place:
-        where.append(
-            "id IN (SELECT photo.id FROM photo JOIN place ON place.key = photo.place "
-            "WHERE ? IN (place.key, place.name_en, place.name_zh))"
-        )
-        values.append(place)
+        query = "SELECT id FROM photo WHERE place IN (SELECT key FROM place WHERE ? IN (key, name_en, name_zh))"
+        chosen = chosen & _of_these(connection, query, place, standing)
     for word in searchable(text or "").split():
-        named = ", ".join(str(row.id) for row in topics if _names(row, word))
-        where.append(
-            "(id IN (SELECT photo_id FROM photo_text WHERE instr(text, ?)) "
-            f"OR id IN (SELECT photo_id FROM membership WHERE topic_id IN ({named or 'NULL'})))"
-        )
-        values.append(word)
-    indexed = not (unsorted or place or (text and text.strip()))
-    return Search(source, " AND ".join(where), tuple(values), indexed)
+        named = standing.in_any(row for row in standing.topics if _names(row, word))
+        query = "SELECT photo_id FROM photo_text WHERE instr(text, ?)"
+        chosen = chosen & (named | _of_these(connection, query, word, standing))
+    ids = standing.ids[rows[chosen[rows]]]
+    return ids if ascending else ids[::-1]
+
+
+def _between(standing: Standing, date_from: str | None, date_to: str | None) -> slice:
+    """Where the photos of these dates stand among all of them by date."""
+    if not date_from and not date_to:
+        return slice(None)
+    first = checked_date(date_from) if date_from else ""
+    last = (checked_date(date_to) if date_to else "") + _AFTER
+    if first > last:
+        raise SearchError(f"the search ends ({date_to}) before it begins ({date_from})")
+    limits = np.array([first.encode(), last.encode()], dtype=DATE)
+    begin, end = np.searchsorted(standing.dates[standing.by_date], limits)
+    return slice(int(begin), int(end))
+
+
+def _of_these(connection: sqlite3.Connection, query: str, value: str, standing: Standing) -> Booleans:
+    """Which photos (N,) a query names."""
+    ids = np.array([row[0] for row in connection.execute(query, (value,))], dtype=np.int64)
+    return np.isin(standing.ids, ids)
 
 
 def checked_date(text: str) -> str:
@@ -133,20 +100,13 @@ def check_page(offset: int, limit: int) -> None:
 
 
 def read_photos(
-    connection: sqlite3.Connection,
-    ids: Sequence[int],
-    topics: Sequence[TopicRow],
-    confidences: Confidences,
-    *,
-    suggestions: int = 0,
+    connection: sqlite3.Connection, ids: Iterable[int], standing: Standing, *, suggestions: int = 0
 ) -> list[Photo]:
     """The photos of these ids, in this order, with the topics that they are in or were said not to be in.
 
-    `confidences` gives {photo id: {topic id: confidence}}; `suggestions` adds so many of the likeliest other topics.
-    Raises `PhotoError` if one of them does not exist.
+    `suggestions` adds so many of the likeliest other topics. Raises `PhotoError` if one of them does not exist.
     """
-    known = confidences(ids)
-    return [_read_photo(connection, photo_id, topics, known.get(photo_id, {}), suggestions) for photo_id in ids]
+    return [_read_photo(connection, int(photo_id), standing, suggestions) for photo_id in ids]
 
 
 def require_photos(connection: sqlite3.Connection, ids: Iterable[int]) -> None:
@@ -178,8 +138,7 @@ def read_months(connection: sqlite3.Connection) -> list[Month]:
 def _read_photo(
     connection: sqlite3.Connection,
     photo_id: int,
-    topics: Sequence[TopicRow],
-    confidences: dict[int, float],
+    standing: Standing,
     suggestions: int,
 ) -> Photo:
     row = connection.execute(
@@ -194,12 +153,7 @@ def _read_photo(
         raise PhotoError(f"there is no photo {photo_id}")
     path, *facts, vanished = row
     files = connection.execute("SELECT path FROM file WHERE photo_id = ? AND vanished = 0 ORDER BY path", (photo_id,))
-    members = {
-        topic_id
-        for (topic_id,) in connection.execute("SELECT topic_id FROM membership WHERE photo_id = ?", (photo_id,))
-    }
-    said = dict(connection.execute("SELECT topic_id, value FROM label WHERE photo_id = ?", (photo_id,)).fetchall())
-    shown = [_photo_topic(topic, topic.id in members, said.get(topic.id), confidences) for topic in topics]
+    shown = _topics_of(standing, photo_id)
     others = sorted(
         (topic for topic in shown if not topic.present and topic.source == "automatic"),
         key=lambda topic: -(topic.confidence or 0.0),
@@ -230,15 +184,24 @@ def _read_photo(
     )
 
 
-def _photo_topic(topic: TopicRow, present: bool, said: int | None, confidences: dict[int, float]) -> PhotoTopic:
-    return PhotoTopic(
-        key=topic.key,
-        name_en=topic.name_en,
-        name_zh=topic.name_zh,
-        confidence=None if said else confidences.get(topic.id),
-        source="human" if said else "automatic",
-        present=present,
-    )
+def _topics_of(standing: Standing, photo_id: int) -> list[PhotoTopic]:
+    """How a photo stands to every topic; nothing yet of a photo that was not sorted."""
+    row = standing.row(photo_id)
+    if row is None:
+        return []
+    scored, confidences = bool(standing.scored[row]), standing.confidences[row].tolist()
+    said, member = standing.said[row].tolist(), standing.member[row].tolist()
+    return [
+        PhotoTopic(
+            key=topic.key,
+            name_en=topic.name_en,
+            name_zh=topic.name_zh,
+            confidence=confidences[column] if scored and not said[column] else None,
+            source="human" if said[column] else "automatic",
+            present=member[column],
+        )
+        for column, topic in enumerate(standing.topics)
+    ]
 
 
 def _names(topic: TopicRow, word: str) -> bool:

@@ -16,7 +16,8 @@ from homespun.album import corrections, scoring, topics
 from homespun.album.errors import LibraryError
 from homespun.album.learnt import FamilyLearner
 from homespun.album.model import Change, Topic
-from homespun.album.scoring import Scoreboard, Standing
+from homespun.album.scoring import Scoreboard
+from homespun.album.standing import Standing
 from homespun.album.store import Store
 from homespun.learning import TopicLearner
 

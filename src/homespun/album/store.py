@@ -431,7 +431,6 @@ def _refresh_photos(connection: sqlite3.Connection, ids: Iterable[int | None]) -
         paths = [path for (path,) in connection.execute(query, (photo_id,))]
         if not paths:
             connection.execute("UPDATE photo SET vanished = 1 WHERE id = ?", (photo_id,))
-            connection.execute("DELETE FROM membership WHERE photo_id = ?", (photo_id,))
             continue
         connection.execute("UPDATE photo SET vanished = 0, path = ? WHERE id = ?", (paths[0], photo_id))
         query = """
