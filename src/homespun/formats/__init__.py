@@ -23,7 +23,7 @@ READERS = {
 OPTIONS = {".onnx": ("shapes",)}
 WEIGHTS_ONLY = (".pth", ".pt")
 #: Suffix -> module that writes it.
-WRITERS = {".hsp": "homespun.formats.hsp"}
+WRITERS = {".hsp": "homespun.formats.hsp", ".onnx": "homespun.formats.onnx"}
 
 
 def load(path: str | Path, **options: Any) -> Graph:
@@ -46,7 +46,7 @@ def load(path: str | Path, **options: Any) -> Graph:
 
 
 def save(model: Graph, path: str | Path, weights: str = "float32", *, calibrate: Any = None) -> None:
-    """Write a model to a file, by its suffix. `weights`: "float32", "float16" or "int8".
+    """Write a model to a file, by its suffix. `weights`: "float32", "float16" (not for `.onnx`) or "int8".
 
     `calibrate` are data like those that the model will see: ranges of activations are measured on them and stored, for
     8-bit predictors to use (see `homespun.calibrate`). The file is written beside, flushed and renamed: `path` is the

@@ -48,6 +48,8 @@ class Gradients(Protocol):
 GradientRule = Callable[[Gradients, Node, Sequence[str | None]], Sequence[str | None]]
 #: (lowering, node) -> None; emits kernel calls. The type of the first is in homespun.compile, below this layer.
 LowerRule = Callable[[Any, Node], None]
+#: (writer, node) -> None; writes standard ONNX nodes. The type of the first is in homespun.formats.onnx.writer.
+OnnxRule = Callable[[Any, Node], None]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Operator:
     default is `REQUIRED` must be given. `shape` maps attributes and input types to output types, or raises
     `ShapeError`. `gradient` returns graph nodes; None means that there is none, and `no_gradient` says why. `saves`
     names what the gradient reads ("output" or a name of `inputs`), `in_place` the inputs whose memory output 0 may
-    take.
+    take. `onnx` is its name there, and `to_onnx` writes it in standard ONNX operators, be they one or many.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Operator:
         sum(t.size for t in o)
     )
     onnx: str = ""
+    to_onnx: OnnxRule | None = None
 
 
 REQUIRED = object()

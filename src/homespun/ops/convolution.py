@@ -125,6 +125,25 @@ def conv2d_lower(low: Any, node: Node) -> None:
     low.emit(kernel, operands, ints, floats)
 
 
+def onnx_window(a: Attributes) -> dict[str, Any]:
+    """What ONNX says of a sliding window: strides, dilations, padding."""
+    padding = a["padding"]
+    rules = {"same_upper": {"auto_pad": "SAME_UPPER"}, "valid": {"auto_pad": "VALID"}}
+    where = rules[padding] if isinstance(padding, str) else {"pads": list(padding)}
+    return {"strides": list(a["stride"]), "dilations": list(a["dilation"]), **where}
+
+
+def conv2d_to_onnx(write: Any, node: Node) -> None:
+    """Write a convolution: (N, C, H, W) and (M, C / groups, kh, kw) there."""
+    a = write.attributes(node)
+    x, weight, bias, residual = (*node.inputs, "", "")[:4]
+    operands = [write.first(x), write.permuted(weight, (3, 2, 0, 1)), *([write.ours(bias)] if bias else [])]
+    y = write("Conv", *operands, group=a["groups"], **onnx_window(a))
+    if residual:
+        y = write("Add", y, write.first(residual))
+    write.give(node.outputs[0], write.activated(node, y), True)
+
+
 CONV2D = Operator(
     name="conv2d",
     inputs=("x", "weight", "bias?", "residual?"),
@@ -142,6 +161,7 @@ CONV2D = Operator(
     lower=conv2d_lower,
     saves=("x",),
     onnx="Conv",
+    to_onnx=conv2d_to_onnx,
 )
 
 OPERATORS = (CONV2D,)

@@ -115,6 +115,11 @@ def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequ
     return [one, other]
 
 
+def _to_onnx(write: Any, node: Node) -> None:
+    operands, first = write.together(*node.inputs[:2])
+    write.give(node.outputs[0], write.activated(node, write(_ONNX[node.op], *operands)), first)
+
+
 def _binary(name: str) -> Operator:
     return Operator(
         name=name,
@@ -125,6 +130,7 @@ def _binary(name: str) -> Operator:
         gradient=_gradient,
         in_place=(0, 1),
         onnx=_ONNX[name],
+        to_onnx=_to_onnx,
     )
 
 

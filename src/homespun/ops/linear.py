@@ -42,6 +42,18 @@ def _lower(low: Any, node: Node) -> None:
     low.emit("linear", operands, ints, floats)
 
 
+def linear_to_onnx(write: Any, node: Node) -> None:
+    """Write a product with (K, M), one matrix or many."""
+    x, weight, bias, residual = (*node.inputs, "", "")[:4]
+    if len(write.type(x).shape) == 2:
+        y = write("Gemm", write.ours(x), write.ours(weight), *([write.ours(bias)] if bias else []))
+    else:
+        y = write("MatMul", write.ours(x), write.ours(weight))
+        y = write("Add", y, write.ours(bias)) if bias else y
+    y = write("Add", y, write.ours(residual)) if residual else y
+    write.give(node.outputs[0], write.activated(node, y))
+
+
 LINEAR = Operator(
     name="linear",
     inputs=("x", "weight", "bias?", "residual?"),
@@ -51,6 +63,7 @@ LINEAR = Operator(
     lower=_lower,
     saves=("x",),
     onnx="Gemm",
+    to_onnx=linear_to_onnx,
 )
 
 OPERATORS = (LINEAR,)

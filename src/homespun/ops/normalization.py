@@ -50,6 +50,18 @@ def _lower(low: Any, node: Node) -> None:
     low.emit("affine", operands, ints, {"alpha": 0.0, "beta": 0.0})
 
 
+def _to_onnx(write: Any, node: Node) -> None:
+    a, x = write.attributes(node), node.inputs[0]
+    rank = len(write.type(x).shape)
+    if rank not in (2, 4):  # channels are axis 1 there, which only these have here or are written with
+        scale, shift = scale_and_shift(a["eps"], *(write.data(n) for n in node.inputs[1:]))
+        write.give(node.outputs[0], write("Add", write("Mul", write.ours(x), scale), shift))
+        return
+    operands = [write.first(x) if rank == 4 else write.ours(x), *(write.ours(n) for n in node.inputs[1:])]
+    y = write("BatchNormalization", *operands, epsilon=float(a["eps"]), momentum=1.0 - float(a["momentum"]))
+    write.give(node.outputs[0], y, rank == 4)
+
+
 BATCH_NORM = Operator(
     name="batch_norm",
     inputs=("x", "weight", "bias", "mean", "variance"),
@@ -59,6 +71,7 @@ BATCH_NORM = Operator(
     lower=_lower,
     in_place=(0,),
     onnx="BatchNormalization",
+    to_onnx=_to_onnx,
 )
 
 OPERATORS = (BATCH_NORM,)

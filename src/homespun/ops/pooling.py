@@ -8,7 +8,7 @@ from typing import Any
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
-from homespun.ops.convolution import padding_of, window, window_geometry
+from homespun.ops.convolution import onnx_window, padding_of, window, window_geometry
 from homespun.ops.training_norm import is_half
 
 
@@ -55,6 +55,17 @@ def _pool_gradient(build: Gradients, node: Node, grads: Sequence[str | None]) ->
     return [build.add("pool_gradient", [x, dy], x, **node.attributes, average=average)]
 
 
+def _pool_to_onnx(write: Any, node: Node) -> None:
+    a = write.attributes(node)
+    given: dict[str, Any] = {"kernel_shape": list(a["kernel"]), "ceil_mode": int(a["ceil"]), **onnx_window(a)}
+    if node.op == "average_pool":
+        if given.pop("dilations") != [1, 1]:
+            raise ShapeError("average pooling with gaps between its pixels can't be written before operator set 19")
+        given["count_include_pad"] = int(a["count_include_pad"])
+    op = "MaxPool" if node.op == "max_pool" else "AveragePool"
+    write.give(node.outputs[0], write(op, write.first(node.inputs[0]), **given), True)
+
+
 _WINDOW = {"kernel": REQUIRED, "stride": (1, 1), "dilation": (1, 1), "padding": (0, 0, 0, 0), "ceil": False}
 
 MAX_POOL = Operator(
@@ -67,6 +78,7 @@ MAX_POOL = Operator(
     gradient=_pool_gradient,
     saves=("x", "output"),
     onnx="MaxPool",
+    to_onnx=_pool_to_onnx,
 )
 AVERAGE_POOL = Operator(
     "average_pool",
@@ -77,6 +89,7 @@ AVERAGE_POOL = Operator(
     lower=_pool_lower,
     gradient=_pool_gradient,
     onnx="AveragePool",
+    to_onnx=_pool_to_onnx,
 )
 
 
@@ -102,6 +115,10 @@ def _global_lower(low: Any, node: Node) -> None:
     )
 
 
+def _global_to_onnx(write: Any, node: Node) -> None:
+    write.give(node.outputs[0], write("GlobalAveragePool", write.first(node.inputs[0])), True)
+
+
 def _global_gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
     (dy,) = grads
     assert dy is not None
@@ -122,6 +139,7 @@ GLOBAL_AVERAGE_POOL = Operator(
     lower=_global_lower,
     gradient=_global_gradient,
     onnx="GlobalAveragePool",
+    to_onnx=_global_to_onnx,
 )
 
 OPERATORS = (MAX_POOL, AVERAGE_POOL, GLOBAL_AVERAGE_POOL)

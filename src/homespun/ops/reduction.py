@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
@@ -70,6 +72,21 @@ def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequ
     return [dx]
 
 
+def _to_onnx(write: Any, node: Node) -> None:
+    a = write.attributes(node)
+    (x,), first = write.together(node.inputs[0])
+    axes = _axes(a, len(write.type(node.inputs[0]).shape))
+    if first and not a["keep_axes"]:
+        x, first = write.ours(node.inputs[0]), False
+    axes = sorted(write.axis(i, first) for i in axes)
+    keeps = int(a["keep_axes"])
+    if node.op == "reduce_sum":
+        y = write("ReduceSum", x, np.asarray(axes, np.int64), keepdims=keeps)
+    else:
+        y = write(_ONNX[node.op], x, axes=axes, keepdims=keeps)
+    write.give(node.outputs[0], y, first)
+
+
 OPERATORS = tuple(
     Operator(
         name,
@@ -80,6 +97,7 @@ OPERATORS = tuple(
         lower=_lower,
         gradient=_gradient,
         onnx=_ONNX[name],
+        to_onnx=_to_onnx,
     )
     for name in CODES
 )

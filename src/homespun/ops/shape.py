@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
+
 from homespun.errors import ShapeError
 from homespun.graph.graph import ITEM_SIZE, Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
@@ -38,6 +40,28 @@ def _reshape_gradient(build: Gradients, node: Node, grads: Sequence[str | None])
     return [dy if build.type(dy).shape == shape else build.add("reshape", [dy], node.inputs[0], shape=shape)]
 
 
+def _reshape_to_onnx(write: Any, node: Node) -> None:
+    shape = np.asarray(write.attributes(node)["shape"], np.int64)
+    write.give(node.outputs[0], write("Reshape", write.ours(node.inputs[0]), shape))
+
+
+def _flatten_to_onnx(write: Any, node: Node) -> None:
+    shape = write.type(node.inputs[0]).shape
+    points = len(shape) == 4 and shape[1] == shape[2] == 1  # then both orders of axes are the same
+    x = write.first(node.inputs[0]) if points else write.ours(node.inputs[0])
+    write.give(node.outputs[0], write("Flatten", x))
+
+
+def _identity_to_onnx(write: Any, node: Node) -> None:
+    (x,), first = write.together(node.inputs[0])
+    write.give(node.outputs[0], write("Identity", x), first)
+
+
+def _dropout_to_onnx(write: Any, node: Node) -> None:
+    (x,), first = write.together(node.inputs[0])
+    write.give(node.outputs[0], write("Dropout", x, float(write.attributes(node)["rate"])), first)
+
+
 RESHAPE = Operator(
     "reshape",
     ("x",),
@@ -48,6 +72,7 @@ RESHAPE = Operator(
     gradient=_reshape_gradient,
     in_place=(0,),
     onnx="Reshape",
+    to_onnx=_reshape_to_onnx,
 )
 
 
@@ -66,6 +91,7 @@ FLATTEN = Operator(
     gradient=_reshape_gradient,
     in_place=(0,),
     onnx="Flatten",
+    to_onnx=_flatten_to_onnx,
 )
 
 
@@ -83,10 +109,19 @@ IDENTITY = Operator(
     gradient=_reshape_gradient,
     in_place=(0,),
     onnx="Identity",
+    to_onnx=_identity_to_onnx,
 )
 #: Zeroes a share `rate` of the values in training and scales the rest (Srivastava et al. 2014); nothing in inference.
 DROPOUT = Operator(
-    "dropout", ("x",), _same, {"rate": 0.5}, cost=_free, lower=_alias_lower, in_place=(0,), onnx="Dropout"
+    "dropout",
+    ("x",),
+    _same,
+    {"rate": 0.5},
+    cost=_free,
+    lower=_alias_lower,
+    in_place=(0,),
+    onnx="Dropout",
+    to_onnx=_dropout_to_onnx,
 )
 
 
@@ -141,6 +176,16 @@ def _transpose_gradient(build: Gradients, node: Node, grads: Sequence[str | None
     return [build.add("transpose", [dy], node.inputs[0], axes=back)]
 
 
+def _transpose_to_onnx(write: Any, node: Node) -> None:
+    x, y, axes = node.inputs[0], node.outputs[0], tuple(write.attributes(node)["axes"])
+    if axes == (0, 3, 1, 2):
+        write.give(y, write("Identity", write.first(x)))
+    elif axes == (0, 2, 3, 1):
+        write.give(y, write("Identity", write.ours(x)), True)
+    else:
+        write.give(y, write("Transpose", write.ours(x), perm=list(axes)))
+
+
 TRANSPOSE = Operator(
     "transpose",
     ("x",),
@@ -150,6 +195,7 @@ TRANSPOSE = Operator(
     lower=_transpose_lower,
     gradient=_transpose_gradient,
     onnx="Transpose",
+    to_onnx=_transpose_to_onnx,
 )
 
 
@@ -199,6 +245,12 @@ def _concat_gradient(build: Gradients, node: Node, grads: Sequence[str | None]) 
     return parts
 
 
+def _concat_to_onnx(write: Any, node: Node) -> None:
+    axis = axis_of(write.attributes(node)["axis"], len(write.type(node.inputs[0]).shape))
+    parts, first = write.together(*node.inputs)
+    write.give(node.outputs[0], write("Concat", *parts, axis=write.axis(axis, first)), first)
+
+
 CONCAT = Operator(
     "concat",
     ("*",),
@@ -208,6 +260,7 @@ CONCAT = Operator(
     lower=_concat_lower,
     gradient=_concat_gradient,
     onnx="Concat",
+    to_onnx=_concat_to_onnx,
 )
 
 
@@ -242,6 +295,14 @@ def _slice_gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -
     return [build.add("pad", [dy], node.inputs[0], before=tuple(before), after=tuple(after))]
 
 
+def _slice_to_onnx(write: Any, node: Node) -> None:
+    a = write.attributes(node)
+    (x,), first = write.together(node.inputs[0])
+    axis = write.axis(axis_of(a["axis"], len(write.type(node.inputs[0]).shape)), first)
+    bounds = (np.asarray([n], np.int64) for n in (a["start"], a["stop"], axis))
+    write.give(node.outputs[0], write("Slice", x, *bounds), first)
+
+
 SLICE = Operator(
     "slice",
     ("x",),
@@ -251,6 +312,7 @@ SLICE = Operator(
     lower=_slice_lower,
     gradient=_slice_gradient,
     onnx="Slice",
+    to_onnx=_slice_to_onnx,
 )
 
 
@@ -284,6 +346,14 @@ def _pad_gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> 
     return [dx]
 
 
+def _pad_to_onnx(write: Any, node: Node) -> None:
+    a = write.attributes(node)
+    (x,), first = write.together(node.inputs[0])
+    order = sorted(range(len(a["before"])), key=lambda i: write.axis(i, first))
+    amounts = np.asarray([a[side][i] for side in ("before", "after") for i in order], np.int64)
+    write.give(node.outputs[0], write("Pad", x, amounts, float(a["value"])), first)
+
+
 PAD = Operator(
     "pad",
     ("x",),
@@ -293,6 +363,7 @@ PAD = Operator(
     lower=_pad_lower,
     gradient=_pad_gradient,
     onnx="Pad",
+    to_onnx=_pad_to_onnx,
 )
 
 OPERATORS = (RESHAPE, FLATTEN, IDENTITY, DROPOUT, TRANSPOSE, CONCAT, SLICE, PAD)

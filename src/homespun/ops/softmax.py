@@ -31,6 +31,12 @@ def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequ
     return [build.add("softmax_gradient", [node.outputs[0], dy], node.inputs[0], log=log)]
 
 
+def _to_onnx(write: Any, node: Node) -> None:
+    (x,), first = write.together(node.inputs[0])
+    op = "Softmax" if node.op == "softmax" else "LogSoftmax"
+    write.give(node.outputs[0], write(op, x, axis=1 if first else -1), first)
+
+
 OPERATORS = (
     Operator(
         "softmax",
@@ -42,6 +48,7 @@ OPERATORS = (
         saves=("output",),
         in_place=(0,),
         onnx="Softmax",
+        to_onnx=_to_onnx,
     ),
     Operator(
         "log_softmax",
@@ -53,5 +60,6 @@ OPERATORS = (
         saves=("output",),
         in_place=(0,),
         onnx="LogSoftmax",
+        to_onnx=_to_onnx,
     ),
 )

@@ -25,3 +25,17 @@ def load(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph
     graph = import_model(OnnxFile(path), rules, shapes)
     recognise(graph)
     return graph
+
+
+def save(model: Graph, path: Path, weights: str = "float32") -> None:
+    """Write a network as ONNX. `weights` "int8": codes with a scale for each output channel, dequantised in the file.
+
+    Images are (N, C, H, W) there. Raises `ModelError` that lists every node whose operator has no form in ONNX.
+    """
+    from homespun.compression import quantize_weights
+    from homespun.formats.onnx.exporter import as_model, check_weights, write_file
+    from homespun.graph import check
+
+    check_weights(weights)
+    check(model)
+    write_file(as_model(model, quantize_weights(model) if weights == "int8" else None), Path(path))

@@ -397,6 +397,8 @@ class Importer:
         batched = [i for i, d in enumerate(shape) if d % FREE == 0 and d]
         if len(batched) > 1 or math.prod(shape) != self.types[name].size:
             raise Unsupported(f"can't reshape {self._text(self.types[name].shape)} to {self._text(shape)}")
+        if len(shape) == 2 and shape[0] == FREE and self.types[name].shape[0] == FREE:
+            return self.emit("flatten", [name])
         free = tuple(-1 if i in batched else d for i, d in enumerate(shape))
         return self.emit("reshape", [name], shape=free)
 
@@ -483,7 +485,7 @@ _ADVICE = {
 
 def _own(array: Array) -> Array:
     """The array in memory of its own, which the file's is not: it can be written to."""
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")
     return array if array.flags.writeable else array.copy()
 
 

@@ -77,7 +77,7 @@ def _padded_before(imp: Importer, x: str, padding: Pads) -> tuple[str, Pads]:
     return pad.inputs[0], (top + before[1], left + before[2], bottom + after[1], right + after[2])
 
 
-def _linear(imp: Importer, node: ForeignNode, weight: Any, bias: str | None) -> None:
+def _linear(imp: Importer, node: ForeignNode, weight: Any, bias: Any) -> None:
     """A matrix product with a constant (K, M), over the last axis."""
     value = imp.value(node.inputs[0])
     rank = len(value.axes)
@@ -92,7 +92,7 @@ def _linear(imp: Importer, node: ForeignNode, weight: Any, bias: str | None) -> 
         value = imp.laid_out(value, identity(rank))
     inputs = [value.name, imp.layer_weight(node.inputs[1], kind, weight)]
     if bias is not None:
-        inputs.append(bias)
+        inputs.append(imp.layer_weight(node.inputs[2], "bias", bias))
     y = imp.emit("linear", inputs)
     imp.set(node.outputs[0], y, value.axes)
 
@@ -110,7 +110,7 @@ def gemm(imp: Importer, node: ForeignNode) -> None:
         if given.size not in (1, weight.shape[1]) or given.shape[:-1].count(1) != max(0, given.ndim - 1):
             raise Unsupported(f"its bias has the shape {list(given.shape)}; one number a column can be read")
         spread = np.broadcast_to(given.reshape(-1), (weight.shape[1],))
-        bias = imp.layer_weight(node.inputs[2], "bias", spread if beta == 1 else spread * np.float32(beta))
+        bias = spread if beta == 1 else spread * np.float32(beta)
     _linear(imp, node, weight if alpha == 1 else weight * np.float32(alpha), bias)
 
 
