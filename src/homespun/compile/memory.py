@@ -51,11 +51,13 @@ def lower_bound(buffers: Sequence[Buffer]) -> int:
 
 
 def plan(buffers: Sequence[Buffer]) -> Plan:
-    """Offsets for all buffers: the best of several greedy orders."""
+    """Offsets for all buffers: the best of several greedy orders, the first that meets the lower bound."""
     bound = lower_bound(buffers)
+    sizes = [aligned(b.size) for b in buffers]
+    neighbours = _neighbours(buffers)
     best: tuple[int, list[int]] | None = None
     for order in _ORDERS:
-        offsets, size = _place(buffers, sorted(range(len(buffers)), key=lambda i: order(buffers[i])))
+        offsets, size = _place(sizes, neighbours, sorted(range(len(buffers)), key=lambda i: order(buffers[i])))
         if best is None or size < best[0]:
             best = (size, offsets)
         if size == bound:
@@ -64,35 +66,42 @@ def plan(buffers: Sequence[Buffer]) -> Plan:
     return Plan(tuple(offsets), size, bound)
 
 
+# The order that most often meets the bound comes first: a plan is made each time that a program is compiled.
 _ORDERS: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
+    lambda b: (-b.size * (b.last - b.first + 1), b.first),
+    lambda b: (b.first - b.last, -b.size),
     lambda b: (-b.size, b.first),
     lambda b: (b.first, -b.size),
-    lambda b: (b.first - b.last, -b.size),
-    lambda b: (-b.size * (b.last - b.first + 1), b.first),
     lambda b: (-b.last, -b.size),
 )
 
 
-def _place(buffers: Sequence[Buffer], order: Sequence[int]) -> tuple[list[int], int]:
+def _neighbours(buffers: Sequence[Buffer]) -> list[list[int]]:
+    """For each buffer, the others that are alive at some moment of its life: all that it must not overlap."""
+    neighbours: list[list[int]] = [[] for _ in buffers]
+    alive: list[int] = []
+    for i in sorted(range(len(buffers)), key=lambda i: buffers[i].first):
+        alive = [j for j in alive if buffers[j].last >= buffers[i].first]
+        for j in alive:
+            neighbours[j].append(i)
+        neighbours[i].extend(alive)
+        alive.append(i)
+    return neighbours
+
+
+def _place(sizes: Sequence[int], neighbours: Sequence[list[int]], order: Sequence[int]) -> tuple[list[int], int]:
     """Place buffers one by one, each into the tightest gap between those placed that live at the same time."""
-    offsets = [0] * len(buffers)
-    placed: list[int] = []  # indices, kept sorted by offset
+    offsets = [-1] * len(sizes)
     end = 0
     for i in order:
-        b, size = buffers[i], aligned(buffers[i].size)
-        if size == 0:
-            continue
+        size = sizes[i]
         cursor, best_offset, best_gap = 0, -1, 0
-        for j in placed:
-            other = buffers[j]
-            if other.last < b.first or b.last < other.first:
-                continue
-            gap = offsets[j] - cursor
+        for start, length in sorted([(offsets[j], sizes[j]) for j in neighbours[i] if offsets[j] >= 0]):
+            gap = start - cursor
             if gap >= size and (best_offset < 0 or gap < best_gap):
                 best_offset, best_gap = cursor, gap
-            cursor = max(cursor, offsets[j] + aligned(other.size))
+            if start + length > cursor:
+                cursor = start + length
         offsets[i] = best_offset if best_offset >= 0 else cursor
         end = max(end, offsets[i] + size)
-        at = next((k for k, j in enumerate(placed) if offsets[j] > offsets[i]), len(placed))
-        placed.insert(at, i)
     return offsets, end
