@@ -26,10 +26,11 @@ class Team {
   void barrier(int thread, void (*decide)(void*) = nullptr, void* state = nullptr);
 
  private:
-  void arrive_and_wait();
+  void arrive_and_wait(int thread);
   void wait_for_all();
   void release_all();
   void work(int thread);
+  void sit_apart(int thread);
 
   const int threads_;
   int spins_;
@@ -39,6 +40,7 @@ class Team {
   std::atomic<uint32_t> epoch_sleepers_{0};
   alignas(64) Job job_ = nullptr;
   void* state_ = nullptr;
+  std::vector<std::atomic<int>> seats_;  // by thread, the CPU on which it last woke
   std::vector<std::thread> workers_;
 };
 
