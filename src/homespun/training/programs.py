@@ -45,6 +45,7 @@ class Programs:
     switch: PauseSwitch
     choice: Choice = field(default_factory=Choice)
     compiled: dict[Key, TrainingProgram] = field(default_factory=dict)
+    _outputs: dict[int, list[TensorType]] = field(default_factory=dict)  # by batch size
 
     def prepared(
         self, mode: Mode, features: Sequence[Array], targets: Sequence[Array], share: float
@@ -122,8 +123,10 @@ class Programs:
         )
 
     def _output_types(self, batch: int) -> list[TensorType]:
-        types = infer(self.state.split.trained, batch)
-        return [types[o] for o in self.state.split.trained.outputs]
+        if batch not in self._outputs:
+            types = infer(self.state.split.trained, batch)
+            self._outputs[batch] = [types[o] for o in self.state.split.trained.outputs]
+        return self._outputs[batch]
 
     def _likely_targets(self, batch: int) -> tuple[TensorType, ...]:
         """What targets will be before the first are seen: labels, where the loss takes them."""
