@@ -101,7 +101,18 @@ def library(tmp_path: Path, pool: DecodePool) -> Iterator[Library]:
 
 def counts(report: IndexReport) -> dict[str, int]:
     """What a report says happened."""
-    names = ("new", "changed", "moved", "duplicates", "vanished", "returned", "unreadable", "unchanged", "embedded")
+    names = (
+        "new",
+        "changed",
+        "moved",
+        "duplicates",
+        "vanished",
+        "returned",
+        "unreadable",
+        "other_files",
+        "unchanged",
+        "embedded",
+    )
     return {name: value for name in names if (value := getattr(report, name))}
 
 
@@ -277,10 +288,10 @@ def test_files_that_are_no_photos_are_listed_once(library: Library) -> None:
     (library.photos / "cut.jpg").write_bytes(whole[: len(whole) // 5])
     (library.photos / "damaged.jpg").write_bytes(whole[: len(whole) * 9 // 10])
     report = library.index()
-    assert counts(report) == {"new": 2, "unreadable": 5} and report.damaged == 1
+    assert counts(report) == {"new": 2, "unreadable": 4, "other_files": 1} and report.damaged == 1
     assert library.unreadable() == {
         "empty.jpg": "empty",
-        "letter.txt": "not_an_image",
+        "letter.txt": "other_kind",
         "pipe.jpg": "not_a_file",
         "zero.jpg": "not_a_file",
         "cut.jpg": "truncated",
@@ -474,7 +485,7 @@ def test_every_messy_file_is_indexed_or_listed(library: Library) -> None:
     report = library.index(SHARED)
     assert time.monotonic() - started < 120
     files = sum(1 for path in SHARED.rglob("*") if path.is_file())
-    assert report.new + report.duplicates + report.unreadable == files
+    assert report.new + report.duplicates + report.unreadable + report.other_files == files
     assert len(library.shown()) + len(library.unreadable()) == files
     assert counts(library.index(SHARED)) == {"unchanged": files}
 

@@ -21,6 +21,7 @@ from homespun.album import corrections, doubts, export, topics
 from homespun.album import search as searching
 from homespun.album.corrections import Label
 from homespun.album.errors import LibraryBusyError, LibraryError, PhotoError, SearchError, TopicError
+from homespun.album.imaging.reasons import NOT_PHOTOS
 from homespun.album.model import (
     Answer,
     Change,
@@ -166,6 +167,7 @@ class Album:
         """The library in numbers."""
         roots = [readable(root) for root in self._store.roots()]
         backbone = self._store.setting("backbone")
+        others = ", ".join(f"'{code}'" for code in NOT_PHOTOS)
         with self._store.reader() as connection:
 
             def count(query: str, *values: str) -> int:
@@ -177,7 +179,8 @@ class Album:
                 photos=count("SELECT count(*) FROM photo WHERE vanished = 0"),
                 vanished=count("SELECT count(*) FROM photo WHERE vanished = 1"),
                 files=count("SELECT count(*) FROM file WHERE vanished = 0"),
-                unreadable=count("SELECT count(*) FROM file WHERE reason IS NOT NULL"),
+                unreadable=count(f"SELECT count(*) FROM file WHERE reason IS NOT NULL AND reason NOT IN ({others})"),
+                other_files=count(f"SELECT count(*) FROM file WHERE reason IN ({others})"),
                 without_features=count(
                     "SELECT count(*) FROM photo WHERE vanished = 0 AND NOT EXISTS "
                     "(SELECT 1 FROM feature WHERE backbone = ? AND photo_id = photo.id)",
@@ -193,10 +196,17 @@ class Album:
             )
 
     def problems(self) -> list[Problem]:
-        """Files that cannot be read, with reason codes (`imaging.reasons` has people's words for them)."""
+        """Files that are not shown, with reason codes (`imaging.reasons` has people's words for them).
+
+        First what should be photos, then videos, documents and other files that never were.
+        """
         query = "SELECT path, reason, detail FROM file WHERE reason IS NOT NULL ORDER BY path"
         with self._store.reader() as connection:
-            return [Problem(readable(path), reason, detail or "") for path, reason, detail in connection.execute(query)]
+            found = [
+                Problem(readable(path), reason, detail or "", reason not in NOT_PHOTOS)
+                for path, reason, detail in connection.execute(query)
+            ]
+        return sorted(found, key=lambda problem: not problem.photo)
 
     # Topics
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun.album.imaging.photo import PhotoData, SeenBefore, Unreadable
-from homespun.album.imaging.reasons import REASONS
+from homespun.album.imaging.reasons import NOT_PHOTOS, REASONS
 from homespun.album.scan import FileEntry, Path, ScanProblem, is_within, walk
 from homespun.album.store import KnownFile, Store, readable
 from homespun.album.workers import DecodePool, Reading
@@ -52,8 +52,9 @@ class Progress:
 
 @dataclass(slots=True)
 class IndexReport:
-    """What a run found, in files. `unreadable` counts those that this run listed; `stopped` that it was asked to stop.
+    """What a run found, in files. `stopped` says that it was asked to stop.
 
+    `unreadable` counts those that this run listed, `other_files` the videos, documents and the like that it found.
     `vanished` counts photos of which no file is left. `damaged` photos (among the new and changed ones) are cut short,
     but show enough to be kept. `embedded` are photos that were in the library and lacked features of this backbone.
     """
@@ -65,6 +66,7 @@ class IndexReport:
     vanished: int = 0
     returned: int = 0
     unreadable: int = 0
+    other_files: int = 0
     unchanged: int = 0
     damaged: int = 0
     embedded: int = 0
@@ -276,7 +278,10 @@ class _Run:
             self.report.unchanged += 1
             return
         self._store.mark_unreadable(path, self._plan.to_read[path], reading.reason, reading.detail)
-        self.report.unreadable += 1
+        if reading.reason in NOT_PHOTOS:
+            self.report.other_files += 1
+        else:
+            self.report.unreadable += 1
 
     # Stage 5: what is no more
 

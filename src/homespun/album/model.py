@@ -159,16 +159,20 @@ class Month:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A file that could not be read: a code for programs, a detail for the curious."""
+    """A file that is not shown: a code for programs, a detail for the curious.
+
+    `photo` is False for a video, a document or another file that is no photo and doesn't say that it is.
+    """
 
     path: str
     reason: str
     detail: str
+    photo: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The library in numbers."""
+    """The library in numbers. `other_files` are videos, documents and the like; `unreadable` should be photos."""
 
     data_dir: str
     roots: list[str]
@@ -176,6 +180,7 @@ class Status:
     vanished: int
     files: int
     unreadable: int
+    other_files: int
     without_features: int
     topics: int
     family_topics: int

@@ -132,7 +132,7 @@ def _show_one(photo: Photo, as_json: bool) -> None:
 
 def status(
     data: DataOption,
-    problems: Annotated[bool, typer.Option("--problems", help="List the files that can't be read, and why.")] = False,
+    problems: Annotated[bool, typer.Option("--problems", help="List the files that are not shown, and why.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """The album in numbers."""
@@ -151,6 +151,7 @@ def status(
             ("Photos", f"{now.photos:,} in {plural(now.files, 'file')}"),
             ("Without a file now", f"{now.vanished:,}" if now.vanished else ""),
             ("Can't be read", f"{now.unreadable:,}" if now.unreadable else ""),
+            ("Other files", f"{now.other_files:,} (videos, documents and the like)" if now.other_files else ""),
             ("Waiting to be looked at", f"{now.without_features:,}" if now.without_features else ""),
             ("Topics", f"{now.topics} ({now.family_topics} of your own)"),
             ("Said by you", f"{plural(now.labels, 'label')} in {plural(now.changes, 'change')}"),

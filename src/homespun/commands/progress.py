@@ -50,6 +50,8 @@ def summary(report: IndexReport) -> str:
         lines.append(f"{report.damaged:,} of them are cut short, but show enough to be kept.")
     if report.unreadable:
         lines.append(f"{report.unreadable:,} can't be read; `homespun album status --problems` says why.")
+    if report.other_files:
+        lines.append(f"{report.other_files:,} are no photos (videos, documents and the like) and were left alone.")
     return "\n".join(lines)
 
 

@@ -46,7 +46,10 @@ def album(tmp_path: Path) -> FakeAlbum:
     album.members["food"] = set(range(1, 101))
     album.members["cats"] = {3, 4}
     album.queue = [Doubt(album.photo(number), "cats", 0.6, True, "unsure") for number in (3, 4, 5)]
-    album.unreadable = [Problem("/pictures/<b>bad.jpg", "truncated", "")]
+    album.unreadable = [
+        Problem("/pictures/<b>bad.jpg", "truncated", ""),
+        Problem("/pictures/letter.pdf", "other_kind", "", photo=False),
+    ]
     return album
 
 

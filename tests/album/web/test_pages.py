@@ -21,7 +21,7 @@ def test_home_has_a_row_for_each_topic_with_photos(client: TestClient, album: Fa
     page = client.get("/").text
     titles = [re.sub("<[^>]+>.*", "", title) for title in re.findall(r"<h2><a [^>]+>(.*?)</a>", page)]
     assert titles == ["Newest", "Food", "Cats", "Not sorted yet"]  # no empty "Space"
-    assert "Check 3 photos" in page and "1 file could not be read" in page
+    assert "Check 3 photos" in page and "1 photo could not be read" in page
     # However large a topic is, its row is short.
     assert all(call[1][-1] <= 12 for call in album.calls if call[0] == "photos")
 
@@ -154,7 +154,9 @@ def test_history_says_what_was_done(client: TestClient, album: FakeAlbum) -> Non
 def test_problems_say_what_to_do_in_both_languages(client: TestClient) -> None:
     for language in ("en", "zh"):
         page = client.get("/problems", headers={"accept-language": language}).text
-        assert explain("truncated", language) in page
+        photos, others = page.split("<h2>")
+        assert explain("truncated", language) in photos and "letter.pdf" not in photos
+        assert explain("other_kind", language) in others and "letter.pdf" in others
     assert "&lt;b&gt;bad.jpg" in page
 
 

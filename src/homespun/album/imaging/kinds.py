@@ -55,6 +55,13 @@ _STARTS: tuple[tuple[bytes, tuple[str, ...] | str], ...] = (
     (b"\xff\x0a", "unsupported"),  # JPEG XL
 )
 
+# What pictures are called. A file of another name that holds none is a file of another kind, not a broken picture.
+_PICTURE_SUFFIXES = frozenset(
+    b".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .webp .heic .heif .hif .avif .tif .tiff .bmp .dib .jp2 .j2k .jpf .jpx "
+    b".jxl .psd .qoi .ico .icns .sgi .tga .pcx .ppm .pgm .pbm .pnm .pfm .svg .raw .crw .cr3 .raf .orf .rw2 .x3f "
+    b".mrw".split()
+)
+
 _HEVC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"}
 _AV1_BRANDS = {b"avif", b"avis"}
 _CONTAINER_BRANDS = {b"mif1", b"mif2", b"msf1"}
@@ -70,7 +77,7 @@ def readers_for(head: bytes, name: bytes) -> tuple[str, ...]:
     `name` decides only what bytes can't: Targa has no signature, and most raw files call themselves TIFF.
     Raises `Unreadable`: not_an_image, video, camera_raw or unsupported.
     """
-    suffix = name[name.rfind(b".") :].lower() if b"." in name else b""
+    suffix = _suffix(name)
     for start, kind in _STARTS:
         if head.startswith(start):
             if isinstance(kind, str):
@@ -100,6 +107,15 @@ def readers_for(head: bytes, name: bytes) -> tuple[str, ...]:
     if head[188:189] == b"G" and head[0:1] == b"G" and suffix in (b".ts", b".mts", b".m2ts"):
         raise Unreadable("video")
     raise Unreadable("not_an_image")
+
+
+def has_picture_name(name: bytes) -> bool:
+    """Whether a file is called what pictures are called."""
+    return _suffix(name) in _PICTURE_SUFFIXES | _RAW_SUFFIXES
+
+
+def _suffix(name: bytes) -> bytes:
+    return name[name.rfind(b".") :].lower() if b"." in name else b""
 
 
 def _iso_media(head: bytes) -> tuple[str, ...]:

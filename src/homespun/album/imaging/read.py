@@ -6,11 +6,12 @@ This is all that a decode worker does; calling it in-process is the same without
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 from homespun.album.imaging.decode import Need, decode
-from homespun.album.imaging.kinds import readers_for
-from homespun.album.imaging.photo import Limits, PhotoData, SeenBefore
+from homespun.album.imaging.kinds import has_picture_name, readers_for
+from homespun.album.imaging.photo import Limits, PhotoData, SeenBefore, Unreadable
 from homespun.album.imaging.sizes import (
     MODEL_SHORT_SIDE,
     THUMBNAIL_LONG_SIDE,
@@ -33,15 +34,17 @@ _FOR_THE_LIBRARY = Need(THUMBNAIL_LONG_SIDE, MODEL_SHORT_SIDE)
 def read_photo(path: Path, limits: Limits | None = None) -> PhotoData:
     """Read everything that the album keeps of a photo's file. Raises `Unreadable` with the reason."""
     limits = limits or Limits.for_this_machine()
-    return photo_from(_source(path, limits), path, limits)
+    with _told_by_name(path):
+        return photo_from(_source(path, limits), path, limits)
 
 
 def read_unless_seen(path: Path, seen: Collection[str], limits: Limits) -> PhotoData | SeenBefore:
     """`read_photo`, but a content whose hash is among `seen` is not decoded again."""
-    source = _source(path, limits)
-    if source.content_hash in seen:
-        return SeenBefore(source.content_hash)
-    return photo_from(source, path, limits)
+    with _told_by_name(path):
+        source = _source(path, limits)
+        if source.content_hash in seen:
+            return SeenBefore(source.content_hash)
+        return photo_from(source, path, limits)
 
 
 def photo_from(source: Source, path: Path, limits: Limits) -> PhotoData:
@@ -76,6 +79,18 @@ def render(path: Path, long_side: int, limits: Limits | None = None) -> bytes:
     name = os.path.basename(os.fsencode(path))  # noqa: PTH119
     decoded = decode(_source(path, limits).data, name, Need(long_side), limits)
     return to_jpeg(fit(decoded.image, long_side, (decoded.width, decoded.height)), PREVIEW_QUALITY)
+
+
+@contextmanager
+def _told_by_name(path: Path) -> Iterator[None]:
+    """Tells a file that holds no picture, and isn't called one, from a picture that went wrong."""
+    try:
+        yield
+    except Unreadable as error:
+        name = os.path.basename(os.fsencode(path))  # noqa: PTH119
+        if error.reason in ("not_an_image", "empty") and not has_picture_name(name):
+            raise Unreadable("other_kind") from error
+        raise
 
 
 def _source(path: Path, limits: Limits) -> Source:

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A sentence in each language. `transient` reasons may pass without the file changing: it is tried again."""
+    """A sentence in each language.
+
+    `transient` reasons may pass without the file changing: it is tried again. `photo` is False of files that are no
+    photos and don't say that they are; they are listed apart, so that a damaged photo is seen among them.
+    """
 
     english: str
     chinese: str
     transient: bool = False
+    photo: bool = True
 
 
 REASONS: dict[str, Reason] = {
@@ -23,12 +28,18 @@ REASONS: dict[str, Reason] = {
         "文件是空的；如果别处还有副本，请换上那一份。",
     ),
     "not_an_image": Reason(
-        "The file does not hold a picture, whatever its name says.",
-        "这个文件里没有图片，无论它叫什么名字。",
+        "The file has a picture's name, but there is no picture in it.",
+        "文件名是图片的名字，但里面没有图片。",
+    ),
+    "other_kind": Reason(
+        "This is no picture but a document, music or another kind of file; the album leaves it alone.",
+        "这不是图片，而是文档、音乐或其他类型的文件；相册不会理会它。",
+        photo=False,
     ),
     "video": Reason(
         "This is a video; the album shows photos only.",
         "这是视频；相册只显示照片。",
+        photo=False,
     ),
     "camera_raw": Reason(
         "This is a camera's raw file; export it as JPEG or HEIC to see it in the album.",
@@ -105,6 +116,10 @@ REASONS: dict[str, Reason] = {
         "文件夹嵌套过深，无法打开；请把它移到上层。",
     ),
 }
+
+
+NOT_PHOTOS = tuple(sorted(code for code, reason in REASONS.items() if not reason.photo))
+"""The codes of files that are no photos and don't say that they are."""
 
 
 def explain(code: str, language: str = "en") -> str:

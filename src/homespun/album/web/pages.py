@@ -74,7 +74,7 @@ def pages_router(
             hero=_hero(present, album, topics),
             rows=rows,
             doubts=len(album.doubts(DOUBTS_AT_ONCE)) if newest.total else 0,
-            problems=len(album.problems()),
+            problems=album.status().unreadable,
         )
 
     def listing(t: Speech, query: PhotoQuery, path: str, offset: int, facts: str = "") -> dict[str, Any]:
@@ -259,13 +259,12 @@ def pages_router(
     def problems(request: Request) -> Response:
         t = speech(request)
         present = Presenter(t)
-        found = album.problems()
-        shown = [
-            present.problem(problem, explain_problem(problem.reason, t.language)) for problem in found[:PROBLEMS_SHOWN]
-        ]
-        return render(
-            request, t, "problems.html", here="status", problems=shown, hidden_problems=len(found) - len(shown)
-        )
+        lists = []
+        for photo in (True, False):
+            found = [problem for problem in album.problems() if problem.photo is photo]
+            shown = [present.problem(one, explain_problem(one.reason, t.language)) for one in found[:PROBLEMS_SHOWN]]
+            lists.append({"files": shown, "more": len(found) - len(shown)})
+        return render(request, t, "problems.html", here="status", problems=lists[0], others=lists[1])
 
     @router.get("/status")
     def status(request: Request) -> Response:
