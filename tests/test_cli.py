@@ -265,7 +265,9 @@ def test_data_folder_by_option_and_environment(run, photos, tmp_path, monkeypatc
     assert run("album", "status", "--json").json["photos"] == 6
 
 
-@pytest.mark.parametrize("words", [(), ("album",), ("album", "index"), ("album", "serve"), ("model", "bench")])
+@pytest.mark.parametrize(
+    "words", [(), ("album",), ("album", "index"), ("album", "serve"), ("model", "bench"), ("train",)]
+)
 def test_help_reads_well(run, words):
     result = run(*words, "--help")
     assert result.code == 0
@@ -276,7 +278,10 @@ def test_every_command_is_documented():
     from homespun.commands import build_app
 
     page = (Path(__file__).parents[1] / "docs" / "command-line.md").read_text()
-    for group in build_app().registered_groups:
+    app = build_app()
+    for command in app.registered_commands:
+        assert f"homespun {command.callback.__name__} " in page
+    for group in app.registered_groups:
         for command in group.typer_instance.registered_commands:
             name = command.name or command.callback.__name__.replace("_", "-")
             assert f"homespun {group.name} {name}" in page, f"docs/command-line.md does not tell of {group.name} {name}"

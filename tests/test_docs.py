@@ -3,18 +3,46 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import homespun as hs
+from tests.data import photos
+from tests.formats.pickles import pickled_state, tensor, zipped
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "native").glob("*.md")]
 
 #: Pages whose Python blocks run from top to bottom in one namespace.
-RUN = ["docs/engine.md", "docs/adding-a-pass.md", "docs/adding-an-op.md"]
+RUN = [
+    "README.md",
+    "README.zh-CN.md",
+    "docs/engine.md",
+    "docs/training.md",
+    "docs/adding-a-pass.md",
+    "docs/adding-an-op.md",
+]
+#: Those that take for granted that there are photos, and torchvision's weights.
+WITH_PHOTOS = {"README.md", "README.zh-CN.md", "docs/training.md"}
+
+
+def lay_out(folder: Path) -> None:
+    """What a newcomer has: photos in folders, and weights that PyTorch has saved (here untrained)."""
+    photos.folder(folder / "photos", each=5)
+    model = hs.zoo.mobilenet_v2()
+    back = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
+    arrays = [t.data.transpose(back[len(t.shape)]) for t in model.with_role("parameter", "state") if t.data is not None]
+    names = [t.name for t in model.with_role("parameter", "state")]
+    state = {name: tensor(str(i), *array.shape) for i, (name, array) in enumerate(zip(names, arrays, strict=True))}
+    members = {f"data/{i}": np.ascontiguousarray(array) for i, array in enumerate(arrays)}
+    (folder / "mobilenet_v2-b0353104.pth").write_bytes(zipped(pickled_state(state), members))
 
 
 @pytest.mark.parametrize("page", RUN)
 def test_the_code_on_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    if page in WITH_PHOTOS:
+        lay_out(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
     assert blocks
     namespace: dict[str, object] = {"__name__": page}

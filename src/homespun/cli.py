@@ -16,7 +16,8 @@ EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 
 _NEEDS_EXTRA = (
-    "homespun: the command line needs packages that are not installed ({name}): pip install 'homespun[album]'"
+    "homespun: the command line needs packages that are not installed ({name}): pip install 'homespun[cli]', "
+    "or with the photo album: pip install 'homespun[album]'"
 )
 
 

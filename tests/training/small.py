@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+import homespun.ops  # noqa: F401  (fills the operators' table)
 from homespun.graph import Array, Graph, GraphBuilder
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from homespun.errors import OptionError
 
@@ -73,27 +74,38 @@ class ProgressBar(Callback):
 
 
 class CheckpointSaver(Callback):
-    """Saves a checkpoint every `every` steps, at the end of every epoch, and in a pause.
+    """Saves a checkpoint every `every` steps or `seconds`, at the end of every epoch, and in a pause.
+
+    `extra` is JSON of the caller's own that goes into the file; see `homespun.training.checkpoint`.
 
     A pause that comes when the step under way has begun to change parameters finds no state that belongs to one step;
     the checkpoint before stays then.
     """
 
-    def __init__(self, path: str | Path, every: int = 0) -> None:
-        self.path, self.every = Path(path), every
+    def __init__(
+        self, path: str | Path, every: int = 0, seconds: float = 0.0, extra: Mapping[str, Any] | None = None
+    ) -> None:
+        self.path, self.every, self.seconds, self.extra = Path(path), every, seconds, dict(extra or {})
+        self._saved = time.monotonic()
 
     def on_step(self, trainer: Trainer, result: StepResult) -> bool | None:
-        if self.every and result.step % self.every == 0:
-            trainer.save_checkpoint(self.path)
+        late = self.seconds > 0 and time.monotonic() - self._saved >= self.seconds
+        if late or (self.every and result.step % self.every == 0):
+            self.save(trainer)
         return None
 
     def on_epoch(self, trainer: Trainer, epoch: int, record: Mapping[str, float]) -> bool | None:
-        trainer.save_checkpoint(self.path)
+        self.save(trainer)
         return None
 
     def on_pause(self, trainer: Trainer) -> None:
         if trainer.settled:
-            trainer.save_checkpoint(self.path)
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Save now."""
+        trainer.save_checkpoint(self.path, **self.extra)
+        self._saved = time.monotonic()
 
 
 class EarlyStop(Callback):
@@ -108,8 +120,12 @@ class EarlyStop(Callback):
     def on_epoch(self, trainer: Trainer, epoch: int, record: Mapping[str, float]) -> bool | None:
         if self.monitor not in record:
             raise OptionError(f"EarlyStop watches {self.monitor!r}; an epoch's record has {', '.join(record)}")
+        return self.reached(trainer.progress.history)
+
+    def reached(self, history: Sequence[Mapping[str, float]]) -> bool:
+        """Whether a run with this history ends here."""
         best, waited = math.inf, 0
-        for value in (r[self.monitor] for r in trainer.progress.history if self.monitor in r):
+        for value in (r[self.monitor] for r in history if self.monitor in r):
             signed = -value if self.maximise else value
             best, waited = (signed, 0) if signed < best - self.least else (best, waited + 1)
         return waited >= self.patience
