@@ -102,6 +102,16 @@ def test_a_frozen_part_is_neither_differentiated_nor_saved() -> None:
     assert not any(n.op in ("conv2d_backward", "train_conv2d") for n in program.graph.nodes)
 
 
+def test_a_parameter_that_no_output_depends_on_is_left_alone() -> None:
+    build = hs.GraphBuilder("idle")
+    x = build.input("x", (6,))
+    build.linear(x, "idle", 6, 4)
+    t = trainer(build.build(build.linear(x, "used", 6, 3)))
+    assert t.trainable == ("used.weight", "used.bias")
+    assert set(t.compute_gradients(*rows())) == set(t.trainable)
+    assert np.isfinite(t.step(*rows()).loss)
+
+
 def test_frozen_norms_keep_their_statistics() -> None:
     t = trainer(trainable=["stem.conv.*"])
     before = t.state()

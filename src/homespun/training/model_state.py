@@ -32,7 +32,8 @@ class ModelState:
             for name in filter(None, node.outputs):  # what was measured is not true of what learns
                 self.whole.tensors[name].limit = None
         self.average = average
-        self.updates = {name: self._update(name, optimizer) for name in trainable}
+        read = self.split.trained.tensors  # a parameter that no output depends on has no gradient and is left alone
+        self.updates = {name: self._update(name, optimizer) for name in trainable if name in read}
         self.store = Store(self._layout())
         graph = self.split.trained
         self.store.fill({t.name: t.data for t in graph.with_role("parameter", "state") if t.data is not None})

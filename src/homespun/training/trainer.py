@@ -73,11 +73,12 @@ class Trainer(Stepping):
         if not 0.0 <= average < 1.0:
             raise OptionError(f"average is {average}; it can be 0 (none) up to but not 1")
         check(model)
-        self.trainable = tuple(trainable_parameters(model, trainable))
         self.precision, self.threads, self.seed, self.isa = precision, threads, seed, choose_isa(isa)
         self.average, self.backbone_weights, self.memory_budget = average, backbone_weights, memory_budget
         self.progress = Progress()
-        state, switch = ModelState(model, self.trainable, optimizer, average, seed), PauseSwitch()
+        chosen = trainable_parameters(model, trainable)
+        state, switch = ModelState(model, chosen, optimizer, average, seed), PauseSwitch()
+        self.trainable = tuple(state.updates)
         programs = Programs(state, loss, optimizer, precision, threads, self.isa, switch)
         scale = loss_scale or LossScale() if precision == "mixed_float16" else None
         super().__init__(state, programs, switch, loss, optimizer, batch, accumulate, scale)
