@@ -15,6 +15,7 @@ from homespun.graph import Array, Graph, GraphBuilder
 from homespun.graph.operator import OPERATORS
 from homespun.ops.activation import FUNCTIONS
 from homespun.training import Trainer, losses, optim
+from tests.reference import FUNCTIONS as FUNCTIONS_IN_NUMPY
 from tests.reference import evaluate
 
 
@@ -99,7 +100,7 @@ CASES = [
     Case("slice", [(2, 7, 4)], {"axis": 1, "start": 2, "stop": 5}),
     Case("pad", [(2, 3, 4)], {"before": (0, 1, 2), "after": (0, 2, 0), "value": 1.5}),
 ]
-#: Tested elsewhere: batch norm and dropout (below and in tests/training), the loss (tests/training/test_losses.py).
+#: Below, since they are other functions in training; and the loss, against PyTorch (tests/training/test_goldens.py).
 ELSEWHERE = {"batch_norm", "dropout", "softmax_cross_entropy"}
 
 
@@ -107,11 +108,15 @@ ELSEWHERE = {"batch_norm", "dropout", "softmax_cross_entropy"}
 IN_16_BITS = ("conv2d", "linear", "global_average_pool")
 
 
-def graph_of(case: Case, values: list[Array]) -> Graph:
+def graph_of(case: Case, values: list[Array], between: bool = False) -> Graph:
+    """A graph of one operator over parameters; `between` activations, it and its gradient may run in place."""
     build = GraphBuilder(case.op)
     build.input("unused", (1,))
-    names = [build.parameter(f"p{i}", v) for i, v in enumerate(values)]
-    return build.build(build.op(case.op, *names, **case.attributes))
+    names: list[Any] = [build.parameter(f"p{i}", -v if between else v) for i, v in enumerate(values)]
+    if between:
+        names = [build.op("neg", n) for n in names]
+    out = build.op(case.op, *names, **case.attributes)
+    return build.build(build.op("neg", out) if between else out)
 
 
 def apart(values: Array, gap: float, corners: Sequence[float]) -> Array:
@@ -153,6 +158,9 @@ def test_gradient_is_that_of_finite_differences(case: Case, isa: str) -> None:
     weights = random.uniform(-1, 1, shape).astype(np.float32)
     trainer = Trainer(graph, WeightedSum(), optim.SGD(1.0), batch=shape[0], isa=isa)
     found = trainer.compute_gradients(unused, weights)
+    between = Trainer(graph_of(case, values, between=True), WeightedSum(), optim.SGD(1.0), batch=shape[0], isa=isa)
+    for name, value in between.compute_gradients(unused, weights).items():
+        np.testing.assert_array_equal(value, found[name], err_msg=f"{name}, in place")
     if any(v.size > 400 for v in values):
         _along_directions(graph, values, weights, unused, found, random)
         return
@@ -178,6 +186,62 @@ def test_gradient_in_16_bits(case: Case, precision: str, tolerance: float, isa: 
     for name, found in half.compute_gradients(unused, weights).items():
         scale = np.abs(exact[name]).max() + 1e-6
         np.testing.assert_allclose(found, exact[name], atol=tolerance * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("activation", ["none", "relu6", "silu"])
+@pytest.mark.parametrize("shape", [(3, 4, 5, 7), (9, 33), (2, 3, 3, 16)], ids=str)
+def test_gradient_through_the_statistics_of_a_batch(shape: tuple[int, ...], activation: str, isa: str) -> None:
+    """Batch norm in training: mean and variance are functions of x."""
+    random = np.random.default_rng(3)
+    c = shape[-1]
+    values = {"x": random.standard_normal(shape), "weight": random.uniform(0.5, 2, c), "bias": random.uniform(-1, 1, c)}
+    weights = random.uniform(-1, 1, shape)
+
+    def evaluated(v: dict[str, Array]) -> float:
+        axes = tuple(range(len(shape) - 1))
+        x = v["x"]
+        y = (x - x.mean(axis=axes)) / np.sqrt(x.var(axis=axes) + 1e-5) * v["weight"] + v["bias"]
+        return float((FUNCTIONS_IN_NUMPY[activation](y, 0.0, 0.0) * weights).sum())
+
+    build = GraphBuilder("norm")
+    build.input("unused", (1,))
+    names = [build.parameter(n, v.astype(np.float32)) for n, v in values.items()]
+    names += [build.graph.add_array(n, np.ones(c, np.float32), "state") for n in ("mean", "variance")]
+    out = build.op("batch_norm", *names)
+    graph = build.build(out if activation == "none" else build.op(activation, out))
+    trainer = Trainer(graph, WeightedSum(), optim.SGD(1.0), batch=shape[0], isa=isa)
+    found = trainer.compute_gradients(np.zeros((shape[0], 1), np.float32), weights.astype(np.float32))
+    for name, value in values.items():
+        for _ in range(6):
+            direction = random.standard_normal(value.shape)
+            ends = [evaluated({**values, name: value + sign * 1e-6 * direction}) for sign in (1, -1)]
+            expected = (ends[0] - ends[1]) / 2e-6
+            scale = float(np.linalg.norm(found[name])) * np.sqrt(value.size) / 4
+            assert abs(float((found[name] * direction).sum()) - expected) < 1e-4 * scale, name
+
+
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+def test_gradient_of_dropout_is_where_values_were_kept(precision: str, isa: str) -> None:
+    build = GraphBuilder("dropout")
+    build.input("unused", (1,))
+    x = build.parameter("x", np.full((70, 33), 2.0, np.float32))
+    graph = build.build(build.op("dropout", x, rate=0.25))
+
+    class Square(losses.Loss):
+        def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
+            return build.add("reduce_sum", [build.add("square", [outputs[0]])], axes=(0, 1))
+
+    trainer = Trainer(graph, Square(), optim.SGD(1.0), batch=70, seed=5, isa=isa, precision=precision)
+    unused = np.zeros((70, 1), np.float32)
+    found = trainer.compute_gradients(unused, np.zeros((70, 33), np.float32))["x"]
+    kept = found != 0
+    assert 0.7 < kept.mean() < 0.8
+    np.testing.assert_allclose(found[kept], 2 * 2 / 0.75**2, rtol=0.01 if precision == "mixed" else 1e-6)
+    assert trainer.loss_of(unused, np.zeros((70, 33), np.float32)) == pytest.approx(
+        float(kept.sum()) * (2 / 0.75) ** 2, rel=0.01
+    )
 
 
 def _along_directions(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import homespun as hs
-from homespun import losses, optim, schedules
+from homespun import _native, losses, optim, schedules
 from homespun.graph import GraphBuilder
 from homespun.training import Trainer
 from tests.training.small import perceptron
@@ -29,15 +29,16 @@ OPTIMIZERS: dict[str, optim.Optimizer] = {
 NAMES = ("first.weight", "first.bias", "second.weight", "second.bias")
 
 
-def start(optimizer: optim.Optimizer) -> Trainer:
-    trainer = Trainer(perceptron(), losses.CrossEntropy(), optimizer, batch=16)
+def start(optimizer: optim.Optimizer, isa: str | None = None) -> Trainer:
+    trainer = Trainer(perceptron(), losses.CrossEntropy(), optimizer, batch=16, isa=isa)
     trainer.load_parameters({n: GOLDENS[f"perceptron/{n}"].astype(np.float32) for n in NAMES})
     return trainer
 
 
+@pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_twenty_steps_of_each_optimizer(name: str) -> None:
-    trainer = start(OPTIMIZERS[name])
+def test_twenty_steps_of_each_optimizer(name: str, isa: str) -> None:
+    trainer = start(OPTIMIZERS[name], isa)
     x, y = GOLDENS["perceptron/x"], GOLDENS["perceptron/y"]
     found = [trainer.step(x, y).loss for _ in GOLDENS[f"{name}/losses"]]
     np.testing.assert_allclose(found, GOLDENS[f"{name}/losses"], rtol=2e-4, atol=1e-5)
@@ -82,13 +83,14 @@ LOSSES: dict[str, tuple[losses.Loss, str]] = {
 }
 
 
+@pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_and_their_gradients(name: str) -> None:
+def test_losses_and_their_gradients(name: str, isa: str) -> None:
     loss, target = LOSSES[name]
     build = GraphBuilder("logits")
     build.input("unused", (1,))
     logits = build.parameter("logits", GOLDENS["losses/logits"])
-    trainer = Trainer(build.build(build.op("identity", logits)), loss, optim.SGD(1.0), batch=7)
+    trainer = Trainer(build.build(build.op("identity", logits)), loss, optim.SGD(1.0), batch=7, isa=isa)
     unused = np.zeros((7, 1), np.float32)
     y = GOLDENS[f"losses/{target}"]
     assert trainer.loss_of(unused, y) == pytest.approx(float(GOLDENS[f"losses/{name}"]), rel=1e-5)

@@ -59,8 +59,9 @@ class Operator:
     `inputs`: names; a trailing "?" marks an optional one, a lone "*" any number. `attributes`: defaults; one whose
     default is `REQUIRED` must be given. `shape` maps attributes and input types to output types, or raises
     `ShapeError`. `gradient` returns graph nodes; None means that there is none, and `no_gradient` says why. `saves`
-    names what the gradient reads ("output" or a name of `inputs`), `in_place` the inputs whose memory output 0 may
-    take. `onnx` is its name there, and `to_onnx` writes it in standard ONNX operators, be they one or many.
+    names all that the kernels of the gradient may read ("output" or names of `inputs`; the tests compare): what stays
+    in memory until then. `in_place`: the inputs whose memory output 0 may take. `onnx` is its name there, and `to_onnx`
+    writes it in standard ONNX operators, be they one or many.
     """
 
     name: str

@@ -159,7 +159,6 @@ CONV2D = Operator(
     shape=conv2d_shape,
     cost=conv2d_cost,
     lower=conv2d_lower,
-    saves=("x",),
     onnx="Conv",
     to_onnx=conv2d_to_onnx,
 )

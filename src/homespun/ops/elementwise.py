@@ -10,6 +10,7 @@ from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import Attributes, Gradients, Operator
 
 CODES = {"add": 0, "sub": 1, "mul": 2, "div": 3, "maximum": 4, "minimum": 5}
+_SAVES = {"mul": ("a", "b"), "div": ("b", "output"), "maximum": ("a", "b"), "minimum": ("a", "b")}
 _ONNX = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "maximum": "Max", "minimum": "Min"}
 
 
@@ -128,6 +129,7 @@ def _binary(name: str) -> Operator:
         shape=_shape,
         lower=_lower,
         gradient=_gradient,
+        saves=_SAVES.get(name, ()),
         in_place=(0, 1),
         onnx=_ONNX[name],
         to_onnx=_to_onnx,

@@ -78,6 +78,7 @@ def _lower_pool(low: Any, node: Node) -> None:
     x, dy = node.inputs
     ints = pool_geometry(low.attributes(node), low.type(x), low.type(dy))
     ints = {k: v for k, v in ints.items() if k not in ("dilation_h", "dilation_w")}
+    x = "" if ints["average"] else x  # where the maximum was is read from x; a mean needs nothing
     low.emit("pool_gradient", {"x": x, "dy": dy, "dx": node.outputs[0]}, ints)
 
 
@@ -138,6 +139,7 @@ TRAIN_DROPOUT = Operator(
     {"rate": REQUIRED, "layer": REQUIRED},
     lower=_lower_dropout,
     gradient=_dropout_gradient,
+    saves=("random",),
     in_place=(0,),
 )
 

@@ -61,7 +61,6 @@ LINEAR = Operator(
     shape=_shape,
     cost=_cost,
     lower=_lower,
-    saves=("x",),
     onnx="Gemm",
     to_onnx=linear_to_onnx,
 )

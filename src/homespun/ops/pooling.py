@@ -76,7 +76,7 @@ MAX_POOL = Operator(
     cost=_pool_cost,
     lower=_pool_lower,
     gradient=_pool_gradient,
-    saves=("x", "output"),
+    saves=("x",),
     onnx="MaxPool",
     to_onnx=_pool_to_onnx,
 )

@@ -96,6 +96,7 @@ OPERATORS = tuple(
         cost=_cost,
         lower=_lower,
         gradient=_gradient,
+        saves=("x", "output") if name == "reduce_max" else (),
         onnx=_ONNX[name],
         to_onnx=_to_onnx,
     )

@@ -100,6 +100,8 @@ def _lower_backward(low: Any, node: Node) -> None:
     code, floats = _on_load(low, node)
     names = ("g", "z", "gradient_coefficients", "x", "coefficients", "weights", "extra", "end_z", "end_coefficients")
     operands = dict(zip(names, node.inputs, strict=True))
+    if not dw:  # the input counts for the weights' gradient alone, and need not be kept for frozen ones
+        operands |= {"x": "", "coefficients": ""}
     operands |= {"gx": gx, "gx_sums": gx_sums, "weight_gradient": dw, "bias_gradient": db}
     ints |= {
         "activation": code,
@@ -155,7 +157,7 @@ OPERATORS = (
         cost=_conv_cost,
         lower=_lower_forward,
         gradient=_gradient,
-        saves=("x",),
+        saves=("x", "weight"),
     ),
     Operator(
         "train_linear",
@@ -165,7 +167,7 @@ OPERATORS = (
         cost=_linear_cost,
         lower=_lower_forward,
         gradient=_gradient,
-        saves=("x",),
+        saves=("x", "weight"),
     ),
     Operator(
         "conv2d_backward",

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from homespun.graph import Graph, Node, Tensor, TensorType
+from homespun.ops.training_convolution import X
 
 LAYERS = ("train_conv2d", "train_linear")
 _BACKWARD = ("conv2d_backward", "linear_backward", "normalize_gradient", "normalize_input_gradient", "unary_gradient")
@@ -108,4 +109,11 @@ def _insert_copies(
 
 
 def _backward_readers(consumers: Mapping[str, list[Node]], z: str) -> list[Node]:
-    return [n for n in consumers.get(z, []) if n.op in _BACKWARD]
+    return [n for n in consumers.get(z, []) if n.op in _BACKWARD and not _only_for_frozen_weights(n, z)]
+
+
+def _only_for_frozen_weights(node: Node, z: str) -> bool:
+    """Whether a backward layer is given z as its input and, having no weights to train, does not read it."""
+    if node.op not in ("conv2d_backward", "linear_backward") or node.outputs[2]:
+        return False
+    return not any(n == z for i, n in enumerate(node.inputs) if i != X)
