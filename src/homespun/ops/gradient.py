@@ -9,8 +9,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from homespun.errors import ModelError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Operator
+from homespun.ops.activation import onnx_slope
+from homespun.ops.convolution import onnx_window, padding_of
 from homespun.ops.pooling import pool_geometry
 from homespun.ops.training_norm import is_half
 
@@ -25,6 +30,14 @@ def _lower_constant(low: Any, node: Node) -> None:
     low.emit("fill", {"output": node.outputs[0]}, {"count": t.size}, {"value": low.attributes(node)["value"]})
 
 
+def _constant_to_onnx(write: Any, node: Node) -> None:
+    y, value = write.type(node.outputs[0]), write.attributes(node)["value"]
+    if len(y.shape) == 4:
+        write.give(node.outputs[0], write.filled(write.shape(node.outputs[0], True), value), True)
+    else:
+        write.give(node.outputs[0], write.filled(y.shape, value))
+
+
 #: A tensor of the shape of another, float32, filled with one value.
 CONSTANT_LIKE = Operator(
     "constant_like",
@@ -33,6 +46,7 @@ CONSTANT_LIKE = Operator(
     {"value": REQUIRED},
     lower=_lower_constant,
     gradient=lambda build, node, grads: [None],
+    to_onnx=_constant_to_onnx,
 )
 
 
@@ -42,8 +56,15 @@ def _lower_add(low: Any, node: Node) -> None:
     low.emit("add_gradients", operands, {"count": t.size, "half": is_half(t)})
 
 
+def _add_to_onnx(write: Any, node: Node) -> None:
+    operands, first = write.together(*node.inputs)
+    write.give(node.outputs[0], write("Add", *operands), first)
+
+
 #: Sum of two gradients of the same tensor.
-ADD_GRADIENTS = Operator("add_gradients", ("a", "b"), _like_first, lower=_lower_add, in_place=(0, 1))
+ADD_GRADIENTS = Operator(
+    "add_gradients", ("a", "b"), _like_first, lower=_lower_add, in_place=(0, 1), to_onnx=_add_to_onnx
+)
 
 
 def _lower_unary(low: Any, node: Node) -> None:
@@ -53,6 +74,13 @@ def _lower_unary(low: Any, node: Node) -> None:
     low.emit("unary_gradient", operands, ints, {"alpha": a["alpha"], "beta": a["beta"]})
 
 
+def _unary_to_onnx(write: Any, node: Node) -> None:
+    a = write.attributes(node)
+    (x, dy), first = write.together(*node.inputs)
+    slope = onnx_slope(write, a["function"], x, float(a["alpha"]), float(a["beta"]))
+    write.give(node.outputs[0], write("Mul", dy, slope), first)
+
+
 UNARY_GRADIENT = Operator(
     "unary_gradient",
     ("x", "dy"),
@@ -60,6 +88,7 @@ UNARY_GRADIENT = Operator(
     {"function": REQUIRED, "alpha": 0.0, "beta": 0.0},
     lower=_lower_unary,
     in_place=(0, 1),
+    to_onnx=_unary_to_onnx,
 )
 
 
@@ -69,8 +98,23 @@ def _lower_softmax(low: Any, node: Node) -> None:
     low.emit("softmax_gradient", {"y": node.inputs[0], "dy": node.inputs[1], "dx": node.outputs[0]}, ints)
 
 
+def _softmax_to_onnx(write: Any, node: Node) -> None:
+    (y, dy), first = write.together(*node.inputs)
+    log = write.attributes(node)["log"]
+    axis = np.asarray([1 if first else -1], np.int64)
+    total = write("ReduceSum", dy if log else write("Mul", dy, y), axis)
+    dx = write("Sub", dy, write("Mul", write("Exp", y), total)) if log else write("Mul", y, write("Sub", dy, total))
+    write.give(node.outputs[0], dx, first)
+
+
 SOFTMAX_GRADIENT = Operator(
-    "softmax_gradient", ("y", "dy"), _like_first, {"log": False}, lower=_lower_softmax, in_place=(0, 1)
+    "softmax_gradient",
+    ("y", "dy"),
+    _like_first,
+    {"log": False},
+    lower=_lower_softmax,
+    in_place=(0, 1),
+    to_onnx=_softmax_to_onnx,
 )
 
 
@@ -80,6 +124,47 @@ def _lower_pool(low: Any, node: Node) -> None:
     ints = {k: v for k, v in ints.items() if k not in ("dilation_h", "dilation_w")}
     x = "" if ints["average"] else x  # where the maximum was is read from x; a mean needs nothing
     low.emit("pool_gradient", {"x": x, "dy": dy, "dx": node.outputs[0]}, ints)
+
+
+def _pool_to_onnx(write: Any, node: Node) -> None:
+    """The maximum's gradient is scattered to where the maximum was; the mean's spread over its window."""
+    a = write.attributes(node)
+    x, dy = write.first(node.inputs[0]), write.first(node.inputs[1])
+    n, c, h, w = write.shape(node.inputs[0], True)
+    spans = {"kernel_shape": list(a["kernel"]), "ceil_mode": int(a["ceil"]), **onnx_window(a)}
+    if not a["average"]:
+        _, places = write("MaxPool", x, outputs=2, **spans)
+        flat = np.asarray([-1], np.int64)
+        updates = (write("Reshape", places, flat), write("Reshape", dy, flat))
+        dx = write("ScatterElements", write.filled((n * c * h * w,), 0.0), *updates, axis=0, reduction="add")
+        write.give(node.outputs[0], write("Reshape", dx, np.asarray([n, c, h, w], np.int64)), True)
+        return
+    kernel, pads = a["kernel"], padding_of(a, (h, w), a["kernel"])
+    if tuple(a["dilation"]) != (1, 1):
+        raise ModelError(f"node {node}: dilated average pooling can't be written as ONNX")
+    out = write.shape(node.inputs[1], True)[2:]
+    spread = np.full((c, 1, *kernel), 1.0, np.float32)
+    share = _shares(a, (h, w), out, pads)
+    full = write("ConvTranspose", write("Mul", dy, share), spread, strides=list(a["stride"]), group=c)
+    write.give(
+        node.outputs[0],
+        write.cut(full, [(n - 1) * s + k for n, s, k in zip(out, a["stride"], kernel, strict=True)], pads, (h, w)),
+        True,
+    )
+
+
+def _shares(a: Attributes, size: tuple[int, int], out: Sequence[int], pads: tuple[int, ...]) -> Any:
+    """One over the number of pixels that each window of an average counts, (1, 1, height, width)."""
+    counts = []
+    for axis in range(2):
+        starts = np.arange(out[axis]) * a["stride"][axis] - pads[axis]
+        ends = starts + a["kernel"][axis]
+        if a["count_include_pad"]:
+            counts.append(np.minimum(ends, size[axis] + pads[axis + 2]) - starts)
+        else:
+            counts.append(np.minimum(ends, size[axis]) - np.maximum(starts, 0))
+    area = np.maximum(1, counts[0][:, None] * counts[1][None, :])
+    return (1.0 / area).astype(np.float32)[None, None]
 
 
 POOL_GRADIENT = Operator(
@@ -96,6 +181,7 @@ POOL_GRADIENT = Operator(
         "average": False,
     },
     lower=_lower_pool,
+    to_onnx=_pool_to_onnx,
 )
 
 
@@ -110,9 +196,21 @@ def _lower_image_mean(low: Any, node: Node) -> None:
     low.emit("image_mean_gradient", {"dy": node.inputs[0], "dx": node.outputs[0]}, ints)
 
 
+def _image_mean_to_onnx(write: Any, node: Node) -> None:
+    height, width = write.attributes(node)["size"]
+    shape = np.asarray(write.shape(node.outputs[0], True), np.int64)
+    dx = write("Expand", write("Div", write.first(node.inputs[0]), float(height * width)), shape)
+    write.give(node.outputs[0], dx, True)
+
+
 #: Gradient of the mean over an image of `size` (height, width).
 IMAGE_MEAN_GRADIENT = Operator(
-    "image_mean_gradient", ("dy",), _image_shape, {"size": REQUIRED}, lower=_lower_image_mean
+    "image_mean_gradient",
+    ("dy",),
+    _image_shape,
+    {"size": REQUIRED},
+    lower=_lower_image_mean,
+    to_onnx=_image_mean_to_onnx,
 )
 
 
@@ -130,6 +228,21 @@ def _dropout_gradient(build: Any, node: Node, grads: Sequence[str | None]) -> Se
     return [build.add("train_dropout", [dy, node.inputs[1]], node.inputs[0], **a), None]
 
 
+def _dropout_to_onnx(write: Any, node: Node) -> None:
+    """The runtime draws the numbers, so the backward pass reads the forward pass's mask."""
+    a = write.attributes(node)
+    key = ("dropout", a["layer"])
+    (x,), first = write.together(node.inputs[0])
+    if key not in write.shared:
+        y, mask = write("Dropout", x, float(a["rate"]), np.asarray(True), outputs=2, seed=a["layer"] + 1)
+        write.shared[key] = (mask, first)
+    else:
+        mask, first = write.shared[key]
+        dy = write.first(node.inputs[0]) if first else write.ours(node.inputs[0])
+        y = write("Mul", write("Mul", dy, write("Cast", mask, to=1)), 1.0 / (1.0 - a["rate"]))
+    write.give(node.outputs[0], y, first)
+
+
 #: Dropout in training. `random` is the state (seed, step); `layer` tells the dropouts of a network apart. The gradient
 #: draws the same numbers again, so nothing is saved.
 TRAIN_DROPOUT = Operator(
@@ -141,6 +254,7 @@ TRAIN_DROPOUT = Operator(
     gradient=_dropout_gradient,
     saves=("random",),
     in_place=(0,),
+    to_onnx=_dropout_to_onnx,
 )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import Attributes, Cost, Gradients, Operator
@@ -52,6 +54,37 @@ def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequ
     return [dx, None]
 
 
+def _wanted_in_onnx(write: Any, node: Node) -> Any:
+    """The target as probabilities, smoothed: (..., C)."""
+    logits, target = node.inputs[:2]
+    smoothing, classes = float(write.attributes(node)["smoothing"]), write.type(logits).shape[-1]
+    wanted = write.ours(target)
+    if write.type(target).dtype == "int32":
+        rows = write("Unsqueeze", wanted, np.asarray([-1], np.int64))
+        wanted = write("Cast", write("Equal", rows, np.arange(classes, dtype=np.int32)), to=1)
+    return write("Add", write("Mul", wanted, 1.0 - smoothing), smoothing / classes) if smoothing else wanted
+
+
+def _rows(write: Any, node: Node) -> float:
+    t = write.type(node.inputs[0])
+    return float(t.size // t.shape[-1])
+
+
+def _to_onnx(write: Any, node: Node) -> None:
+    each = write("Mul", _wanted_in_onnx(write, node), write("LogSoftmax", write.ours(node.inputs[0]), axis=-1))
+    total = write("ReduceSum", each, keepdims=0)
+    write.give(node.outputs[0], write("Div", total, -_rows(write, node)))
+
+
+def _gradient_to_onnx(write: Any, node: Node) -> None:
+    wanted = _wanted_in_onnx(write, node)
+    weight = write("ReduceSum", wanted, np.asarray([-1], np.int64))
+    softmax = write("Softmax", write.ours(node.inputs[0]), axis=-1)
+    off = write("Sub", write("Mul", softmax, weight), wanted)
+    scale = write("Div", write.ours(node.inputs[2]), _rows(write, node))
+    write.give(node.outputs[0], write("Mul", off, scale))
+
+
 def _cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
     assert ins[0] is not None
     return Cost(5 * ins[0].size)
@@ -67,6 +100,7 @@ SOFTMAX_CROSS_ENTROPY = Operator(
     lower=_lower,
     gradient=_gradient,
     saves=("logits", "target"),
+    to_onnx=_to_onnx,
 )
 SOFTMAX_CROSS_ENTROPY_GRADIENT = Operator(
     "softmax_cross_entropy_gradient",
@@ -76,6 +110,7 @@ SOFTMAX_CROSS_ENTROPY_GRADIENT = Operator(
     cost=_cost,
     lower=_lower_gradient,
     in_place=(0,),
+    to_onnx=_gradient_to_onnx,
 )
 
 OPERATORS = (SOFTMAX_CROSS_ENTROPY, SOFTMAX_CROSS_ENTROPY_GRADIENT)

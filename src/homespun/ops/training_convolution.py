@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from homespun.errors import ShapeError
+import numpy as np
+
+from homespun.errors import ModelError, ShapeError
 from homespun.graph.graph import Attribute, Node, TensorType
 from homespun.graph.operator import Attributes, Cost, Gradients, Operator
-from homespun.ops.convolution import CONV2D, conv2d_shape, geometry
-from homespun.ops.linear import LINEAR
+from homespun.ops.convolution import CONV2D, conv2d_shape, conv2d_to_onnx, geometry, padding_of
+from homespun.ops.linear import LINEAR, linear_to_onnx
 from homespun.ops.training_norm import is_half, rows_of
 
 #: Of the normalisation on load, and of the slope that a data gradient is multiplied with before it is stored.
@@ -134,6 +136,70 @@ def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequ
     return [dx or None, dw or None, db or None, None]
 
 
+def _forward_to_onnx(write: Any, node: Node) -> None:
+    x, w, bias, coefficients = (*node.inputs, "", "")[:4]
+    if coefficients or any(node.outputs[1:]):
+        raise ModelError(f"node {node}: a fused layer of training can't be written as ONNX; plan it without fusing")
+    kept = {k: v for k, v in node.attributes.items() if k in _GEOMETRY}
+    plain = Node(node.op.removeprefix("train_"), (x, w, bias), node.outputs[:1], kept, node.name)
+    (linear_to_onnx if plain.op == "linear" else conv2d_to_onnx)(write, plain)
+
+
+def _conv_backward_to_onnx(write: Any, node: Node) -> None:
+    """The data gradient is a transposed convolution; the weights' is a convolution of the input with the output's
+    gradient as its filter, batch and channels having changed places, and strides and dilations too."""
+    a = write.attributes(node)
+    g, x, w = node.inputs[G], node.inputs[X], node.inputs[WEIGHT]
+    dx, _, dw, db = (*node.outputs, "", "", "", "")[:4]
+    groups, (kh, kw) = a["groups"], write.type(w).shape[:2]
+    n, c, height, width = write.shape(x, True)
+    _, _, out_height, out_width = write.shape(g, True)
+    pads = list(padding_of(a, (height, width), (kh, kw)))
+    stride, dilation = list(a["stride"]), list(a["dilation"])
+    if dx:
+        reach = [
+            (o - 1) * s + (k - 1) * d + 1
+            for o, s, k, d in zip((out_height, out_width), stride, (kh, kw), dilation, strict=True)
+        ]
+        full = write(
+            "ConvTranspose",
+            write.first(g),
+            write.permuted(w, (3, 2, 0, 1)),
+            strides=stride,
+            dilations=dilation,
+            group=groups,
+        )
+        write.give(dx, write.cut(full, reach, pads, (height, width)), True)
+    if dw:
+        images, filters = write.first(x), write.first(g)
+        if groups > 1:
+            images = write("Reshape", images, np.asarray([n, groups, c // groups, height, width], np.int64))
+            images = write("Transpose", images, perm=[2, 1, 0, 3, 4])
+            images = write("Reshape", images, np.asarray([c // groups, groups * n, height, width], np.int64))
+        else:
+            images = write("Transpose", images, perm=[1, 0, 2, 3])
+        filters = write("Transpose", filters, perm=[1, 0, 2, 3])
+        y = write("Conv", images, filters, strides=dilation, dilations=stride, pads=pads, group=groups)
+        bounds = (np.asarray(v, np.int64) for v in ([0, 0], [kh, kw], [2, 3]))  # what a stride left over is no weight
+        write.give(dw, write("Transpose", write("Slice", y, *bounds), perm=[2, 3, 0, 1]))
+    if db:
+        write.give(db, write("ReduceSum", write.first(g), np.asarray([0, 2, 3], np.int64), keepdims=0))
+
+
+def _linear_backward_to_onnx(write: Any, node: Node) -> None:
+    g, x, w = node.inputs[G], node.inputs[X], node.inputs[WEIGHT]
+    dx, _, dw, db = (*node.outputs, "", "", "", "")[:4]
+    if dx:
+        write.give(dx, write("MatMul", write.ours(g), write.permuted(w, (1, 0))))
+    inner, columns = write.type(w).shape
+    rows = write("Reshape", write.ours(g), np.asarray([-1, columns], np.int64))
+    if dw:
+        samples = write("Reshape", write.ours(x), np.asarray([-1, inner], np.int64))
+        write.give(dw, write("Gemm", samples, rows, transA=1))
+    if db:
+        write.give(db, write("ReduceSum", rows, np.asarray([0], np.int64), keepdims=0))
+
+
 def _conv_cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
     return CONV2D.cost(a, ins, outs)
 
@@ -156,6 +222,7 @@ OPERATORS = (
         {**_GEOMETRY, **_INPUT},
         cost=_conv_cost,
         lower=_lower_forward,
+        to_onnx=_forward_to_onnx,
         gradient=_gradient,
         saves=("x", "weight"),
     ),
@@ -166,6 +233,7 @@ OPERATORS = (
         _INPUT,
         cost=_linear_cost,
         lower=_lower_forward,
+        to_onnx=_forward_to_onnx,
         gradient=_gradient,
         saves=("x", "weight"),
     ),
@@ -176,6 +244,7 @@ OPERATORS = (
         {**_GEOMETRY, **_INPUT, **_END},
         cost=_backward_cost,
         lower=_lower_backward,
+        to_onnx=_conv_backward_to_onnx,
         in_place=(EXTRA,),
     ),
     Operator(
@@ -185,6 +254,7 @@ OPERATORS = (
         {**_INPUT, **_END},
         cost=_backward_cost,
         lower=_lower_backward,
+        to_onnx=_linear_backward_to_onnx,
         in_place=(EXTRA,),
     ),
 )

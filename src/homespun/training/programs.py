@@ -6,7 +6,7 @@ Between `Trainer`, which says what is to run, and `homespun.compile.training`, w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -110,6 +110,10 @@ class Programs:
         """Layers that could be computed again in the backward pass, the best bargains first."""
         plan = self._plan(self._likely_targets(batch), 1.0, ())
         return recompute_candidates(self.state.split.trained, plan, mode, batch, self.state.store.layout)
+
+    def plain_plan(self, batch: int) -> TrainingPlan:
+        """The plan of a step as operators by themselves: nothing fused, nothing computed twice."""
+        return replace(self._plan(self._likely_targets(batch), 1.0, ()), fuse=False)
 
     def _plan(self, targets: tuple[TensorType, ...], share: float, recompute: tuple[str, ...] | None) -> TrainingPlan:
         return TrainingPlan(

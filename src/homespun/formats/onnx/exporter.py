@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from homespun.errors import ModelError, OptionError
 from homespun.formats.atomic import replacing
@@ -12,7 +14,7 @@ from homespun.formats.onnx.importer import FREE, KEPT_ORDER
 from homespun.formats.onnx.reading import require_onnx
 from homespun.formats.onnx.writer import FIRST, OPSET, OnnxWriter
 from homespun.graph import Array, Graph, TensorType, infer
-from homespun.graph.operator import OPERATORS, operator
+from homespun.graph.operator import operator
 
 #: Of the file format itself: what came with operator set 17.
 _IR_VERSION = 8
@@ -21,71 +23,98 @@ _LARGEST = 2**31 - 2**20
 _ELEMENTS = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9}
 
 
-def check_exportable(graph: Graph) -> None:
-    """Raise `ModelError` that lists all nodes whose operators have no form in ONNX."""
+def write_nodes(write: OnnxWriter, graph: Graph) -> None:
+    """Write every node by its operator's rule. Raises `ModelError` that lists all nodes which have none."""
     missing = [n for n in graph.nodes if operator(n).to_onnx is None]
     if missing:
         names = ", ".join(str(n) for n in missing[:10]) + (", ..." if len(missing) > 10 else "")
-        kinds = ", ".join(sorted({n.op for n in missing}))
-        raise ModelError(f"{graph.name}: can't be written as ONNX: no rule for {kinds}: {names}")
-
-
-def write_nodes(write: OnnxWriter, graph: Graph) -> None:
-    """Write every node by its operator's rule."""
-    check_exportable(graph)
+        raise ModelError(f"{graph.name}: {len(missing)} nodes can't be written as ONNX, no rule says how: {names}")
     for node in graph.nodes:
-        write.begin(node)
-        rule = OPERATORS[node.op].to_onnx
+        rule = operator(node).to_onnx
         assert rule is not None
+        write.begin(node)
         rule(write, node)
 
 
-def as_model(graph: Graph, codes: Mapping[str, tuple[Array, Array]] | None = None) -> Any:
-    """The network as an ONNX `ModelProto`; images are channels-first unless they came channels-last from ONNX."""
-    onnx = require_onnx()
-    types = infer(graph, FREE)
-    write = OnnxWriter(graph, types, codes)
-    kept = graph.metadata.get(KEPT_ORDER, "").split(",")
-    inputs = []
+def as_model(
+    graph: Graph,
+    codes: Mapping[str, tuple[Array, Array]] | None = None,
+    open_arrays: Collection[str] = (),
+) -> Any:
+    """The network as an ONNX `ModelProto`; images are channels-first unless they came channels-last from ONNX.
+
+    Arrays named in `open_arrays` are inputs too, with what they are now as their default.
+    """
+    write = OnnxWriter(graph, infer(graph, FREE), codes)
+    signature = Signature(graph.metadata)
     for name in graph.inputs:
-        first = len(types[name].shape) == 4 and name not in kept
-        write.give(name, write.fresh(name), first)
-        inputs.append(value_info(name, types[name], first))
+        signature.input(write, name, write.type(name))
+    for name in open_arrays:
+        signature.default(write, name, graph.data(name))
     write_nodes(write, graph)
-    outputs = [output(write, name, name not in kept) for name in graph.outputs]
-    proto = onnx.helper.make_graph(write.nodes, graph.name, inputs, outputs, write.initializers)
-    return finished(proto, {k: v for k, v in graph.metadata.items() if k != KEPT_ORDER})
+    for name in graph.outputs:
+        first = signature.moves(name, write.type(name))
+        signature.output(write, write.first(name) if first else write.ours(name), name, write.type(name), first)
+    return signature.model(write, graph.name, {k: v for k, v in graph.metadata.items() if k != KEPT_ORDER})
 
 
-def output(write: OnnxWriter, name: str, first: bool = True, target: str = "") -> Any:
-    """Declare an output under our name, images channels-first where asked; returns its description."""
-    target = target or name
-    t = write.type(name)
-    first = first and len(t.shape) == 4
-    found = write.first(name) if first else write.ours(name)
-    if found != target and not write.rename(found, target):
-        write.nodes.append(require_onnx().helper.make_node("Identity", [found], [target], name=write.fresh(target)))
-    return value_info(target, t, first)
+class Signature:
+    """Inputs and outputs of an ONNX graph, and the model around it."""
 
+    def __init__(self, metadata: Mapping[str, str]) -> None:
+        self._onnx = require_onnx()
+        self._kept = metadata.get(KEPT_ORDER, "").split(",")
+        self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
 
-def value_info(name: str, t: TensorType, first: bool) -> Any:
-    """The description of an input or output: name, dtype and shape."""
-    onnx = require_onnx()
-    shape = tuple(t.shape[i] for i in FIRST) if first else t.shape
-    dims = ["batch" if d == FREE else None if d % FREE == 0 and d else d for d in shape]
-    return onnx.helper.make_tensor_value_info(name, _ELEMENTS[t.dtype], dims)
+    def moves(self, name: str, t: TensorType) -> bool:
+        """Whether one of our tensors is an image that is channels-first in the file."""
+        return len(t.shape) == 4 and name not in self._kept
 
+    def input(self, write: OnnxWriter, name: str, t: TensorType, target: str = "", as_is: bool = False) -> None:
+        """Declare an input of ours, by another name where `target` is given."""
+        first = self.moves(name, t) and not as_is
+        write.types[name] = t
+        write.give(name, write.fresh(target or name), first)
+        self._inputs.append(self._info(target or name, t, first))
 
-def finished(graph: Any, metadata: Mapping[str, str]) -> Any:
-    """The model around a graph, checked by ONNX's own checker."""
-    onnx = require_onnx()
-    model = onnx.helper.make_model(
-        graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="homespun"
-    )
-    onnx.helper.set_model_props(model, dict(metadata))
-    if model.ByteSize() < _LARGEST:
-        onnx.checker.check_model(model)
-    return model
+    def default(self, write: OnnxWriter, name: str, value: Array | float) -> None:
+        """Declare an input that need not be given: an array of ours, or a number."""
+        array = np.asarray(value, np.float32) if isinstance(value, float) else value
+        write.give(name, write.add_initializer(write.fresh(name), array))
+        self._inputs.append(self._info(name, TensorType(tuple(array.shape), str(array.dtype)), False))
+
+    def output(self, write: OnnxWriter, found: str, name: str, t: TensorType, first: bool = False) -> None:
+        """Declare an output under a name of its own."""
+        if not write.rename(found, name):
+            write.nodes.append(self._onnx.helper.make_node("Identity", [found], [name], name=write.fresh(name)))
+        self._outputs.append(self._info(name, t, first))
+
+    def model(self, write: OnnxWriter, name: str, metadata: Mapping[str, str] | None = None) -> Any:
+        """The whole model, without what nobody reads, checked by ONNX's own checker."""
+        helper = self._onnx.helper
+        needed, nodes = {o.name for o in self._outputs}, []
+        for node in reversed(write.nodes):
+            if needed.intersection(node.output):
+                nodes.append(node)
+                needed.update(node.input)
+        inputs = {i.name for i in self._inputs}
+        arrays = [a for a in write.initializers if a.name in needed or a.name in inputs]
+        model = helper.make_model(
+            helper.make_graph(nodes[::-1], name, self._inputs, self._outputs, arrays),
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=_IR_VERSION,
+            producer_name="homespun",
+        )
+        helper.set_model_props(model, dict(metadata or {}))
+        if model.ByteSize() < _LARGEST:
+            self._onnx.checker.check_model(model)
+        return model
+
+    def _info(self, name: str, t: TensorType, first: bool) -> Any:
+        shape = tuple(t.shape[i] for i in FIRST) if first else t.shape
+        dims = ["batch" if d == FREE else None if d and d % FREE == 0 else d for d in shape]
+        return self._onnx.helper.make_tensor_value_info(name, _ELEMENTS[t.dtype], dims)
 
 
 def write_file(model: Any, path: Path) -> None:

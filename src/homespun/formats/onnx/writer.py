@@ -48,6 +48,11 @@ class OnnxWriter:
         self._taken: set[str] = set()
         self._stem = "node"
 
+    def enter(self, graph: Graph, types: Mapping[str, TensorType]) -> None:
+        """Go on with another graph, which shares tensors with the one before by name."""
+        self.graph = graph
+        self.types.update(types)
+
     # -- what rules read ----------------------------------------------------------------------------------------
 
     def attributes(self, node: Node) -> dict[str, Any]:
@@ -114,6 +119,11 @@ class OnnxWriter:
             self._constants[key] = self("Reshape", vector, np.asarray([-1, 1, 1], np.int64))
         return self._constants[key]
 
+    def shape(self, name: str, first: bool) -> tuple[int, ...]:
+        """Shape of one of our tensors in ONNX; channels first where it has four axes and that is asked for."""
+        shape = self.types[name].shape
+        return tuple(shape[i] for i in FIRST) if first and len(shape) == 4 else shape
+
     # -- what rules write ---------------------------------------------------------------------------------------
 
     def __call__(self, op: str, *operands: Operand, stem: str = "", outputs: int = 1, **given: Any) -> Any:
@@ -126,6 +136,29 @@ class OnnxWriter:
     def give(self, name: str, onnx_name: str, first: bool = False) -> None:
         """Say which tensor of the ONNX graph one of ours is, in our order of axes or channels first."""
         (self._first if first else self._ours)[name] = onnx_name
+
+    def update(self, name: str, value: str, control: str) -> None:
+        """Say what a parameter or state becomes, unless the step is found bad."""
+        go = self.shared[control][0]
+        self.next[name] = self("Where", go, value, self.ours(name)) if go else value
+
+    def filled(self, shape: Sequence[int], value: float) -> str:
+        """A tensor of one number, made when it runs."""
+        number = self._onnx.numpy_helper.from_array(np.asarray([value], np.float32))
+        return str(self("ConstantOfShape", np.asarray(shape, np.int64), value=number))
+
+    def cut(self, full: str, reach: Sequence[int], pads: Sequence[int], size: Sequence[int]) -> str:
+        """The part of an image (N, C, *reach) that lies inside, without the padding before: (N, C, *size).
+
+        What windows did not reach, at the end, is zero.
+        """
+        missing = [max(0, p + n - r) for r, p, n in zip(reach, pads, size, strict=False)]
+        if any(missing):
+            full = self("Pad", full, np.asarray([0, 0, 0, 0, 0, 0, *missing], np.int64))
+        if tuple(size) == tuple(r + m for r, m in zip(reach, missing, strict=True)):
+            return full
+        ends = [p + n for p, n in zip(pads, size, strict=False)]
+        return str(self("Slice", full, *(np.asarray(v, np.int64) for v in (list(pads[:2]), ends, [2, 3]))))
 
     def activated(self, node: Node, y: str) -> str:
         """The activation that is fused into a node, written behind it."""
@@ -160,7 +193,7 @@ class OnnxWriter:
         return True
 
     def _constant(self, value: float | Array) -> str:
-        array = np.asarray(value, np.float32) if isinstance(value, float | int) else np.asarray(value)
+        array = np.asarray(value, np.float32) if type(value) in (int, float) else np.asarray(value)
         key = (array.dtype.str, array.shape, array.tobytes()) if array.size < 64 else id(value)
         if key not in self._constants:
             name = self.fresh(

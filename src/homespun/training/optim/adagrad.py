@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from homespun.graph.graph import Attribute
 from homespun.training.optim.optimizer import Optimizer
@@ -26,3 +26,7 @@ class Adagrad(Optimizer):
 
     def hyper(self, step: int) -> tuple[float, float]:
         return (1.0 / (1.0 + (step - 1) * self.learning_rate_decay), 0.0)
+
+    def hyper_to_onnx(self, write: Any, step: str) -> tuple[Any, Any]:
+        slower = write("Add", write("Mul", write("Sub", step, 1.0), self.learning_rate_decay), 1.0)
+        return (write("Reciprocal", slower), "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from homespun.errors import OptionError
 from homespun.graph.graph import Attribute
@@ -56,6 +56,10 @@ class Optimizer:
     def hyper(self, step: int) -> tuple[float, float]:
         """Two numbers for the step (counted from 1) that the kernel reads beside the learning rate."""
         return (0.0, 0.0)
+
+    def hyper_to_onnx(self, write: Any, step: str) -> tuple[Any, Any]:
+        """The same two numbers, written as ONNX nodes from the number of the step (float32)."""
+        return ("", "")
 
     def attributes_for(self, name: str) -> dict[str, Attribute]:
         """What the kernel is told for one parameter."""

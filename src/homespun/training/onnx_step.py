@@ -1,0 +1,87 @@
+"""A trainer's step as a plain ONNX graph: forward, loss, backward, update, in standard operators only.
+
+Any runtime that runs ONNX can then train, a phone's or a browser's. What changes from step to step goes in and comes
+out: every output `NAME/next` is what the input `NAME` is to be in the next step.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from homespun.compile.passes import drop_inference_identities, fold_batch_norm
+from homespun.compile.training import COMMON_STATES, LOSS, joint_graph
+from homespun.errors import OptionError
+from homespun.formats.onnx.exporter import Signature, as_model, write_file, write_nodes
+from homespun.formats.onnx.writer import OnnxWriter
+from homespun.graph import TensorType, infer
+from homespun.ops.update import ONNX_HYPER
+
+if TYPE_CHECKING:
+    from homespun.training.model_state import ModelState
+    from homespun.training.programs import Programs
+    from homespun.training.trainer import Trainer
+
+RATE, STEP, NEXT = "learning_rate", "step", "/next"
+
+
+def export_step(
+    trainer: Trainer,
+    state: ModelState,
+    programs: Programs,
+    path: str | Path,
+    batch: int | None = None,
+    predictor: str | Path = "",
+) -> None:
+    """Write the step of `batch` samples; the trainer's state as it is now is what the inputs default to.
+
+    Inputs: the model's, with images as `hs.save` writes them; `target` (`target1`, ...); `learning_rate`; `step`, the
+    number of steps done; parameters, statistics and the optimizer's states. Outputs: `loss`, then all that goes on.
+    `predictor` is where to write the network in inference form, with the same parameters and statistics as inputs.
+    Dropout draws the runtime's random numbers; all else computes what the trainer does, in float32.
+    Raises `OptionError` for a mixed-precision trainer, `ModelError` where an operator has no form in ONNX.
+    """
+    if trainer.precision != "float32":
+        raise OptionError("a training step is written in float32; make the trainer with precision='float32'")
+    batch = batch or trainer.batch
+    model = trainer.model()
+    plan = programs.plain_plan(batch)
+    own = {t.name for t in state.split.trained.with_role("parameter", "state")}
+    states = {n: t for n, t in state.store.layout.types.items() if n not in own}
+    trained = state.split.trained.copy()
+    for tensor in trained.with_role("parameter", "state"):
+        tensor.data = state.store[tensor.name].copy() if tensor.name in state.store else tensor.data
+    joint, types, inputs = joint_graph(trained, plan, "step", batch, states)
+
+    signature = Signature(model.metadata)
+    write = OnnxWriter(joint, types)
+    for name in model.inputs:
+        signature.input(write, name, infer(model, batch)[name])
+    targets = inputs[len(inputs) - len(plan.targets) :]
+    for i, name in enumerate(targets):
+        signature.input(write, name, types[name], f"target{i or ''}", as_is=True)
+    signature.default(write, RATE, trainer.learning_rate)
+    signature.default(write, STEP, float(trainer.step_count))
+    changing = [n for n in state.store.layout.types if n not in COMMON_STATES]
+    for name in changing:
+        signature.default(write, name, state.store[name].copy())
+    write.shared[ONNX_HYPER] = (RATE, *trainer.optimizer.hyper_to_onnx(write, write("Add", STEP, 1.0)))
+
+    if state.split.frozen is not None:
+        frozen = state.split.frozen.copy()
+        drop_inference_identities(frozen)
+        fold_batch_norm(frozen)
+        frozen.prune()
+        write.enter(frozen, infer(frozen, batch))
+        write_nodes(write, frozen)
+        write.enter(joint, types)
+    write_nodes(write, joint)
+
+    signature.output(write, write.ours(f"{LOSS}/now"), "loss", TensorType(()))
+    signature.output(write, write("Add", STEP, 1.0), STEP + NEXT, TensorType(()))
+    for name in changing:
+        if name in write.next:
+            signature.output(write, write.next[name], name + NEXT, types[name])
+    write_file(signature.model(write, f"{model.name}: training step"), Path(path))
+    if predictor:
+        write_file(as_model(model, open_arrays=[n for n in changing if n in own]), Path(predictor))
