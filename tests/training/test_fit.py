@@ -12,6 +12,7 @@ import homespun as hs
 from homespun import losses, metrics, optim, schedules
 from homespun.graph.class_names import class_names
 from homespun.training import Trainer, callbacks
+from homespun.training.fit import FitResult
 from tests.training.small import convolutional, images, perceptron, rows
 
 
@@ -50,6 +51,40 @@ def test_cached_features_train_as_uncached_ones() -> None:
     b.fit(data, 3, cache_features=True)
     for name, value in a.parameters().items():
         np.testing.assert_array_equal(value, b.parameters()[name])
+
+
+def test_early_stopping_is_resumed_where_it_stood(tmp_path: Path) -> None:
+    def started() -> Trainer:
+        trainer = make(perceptron())
+        trainer.learning_rate = 0.0
+        return trainer
+
+    def fit(trainer: Trainer, epochs: int) -> FitResult:
+        return trainer.fit(rows(16), epochs, callbacks=[callbacks.EarlyStop("loss", patience=4)])
+
+    assert len(fit(started(), 50).history) == 5
+    trainer = started()
+    fit(trainer, 3)
+    trainer.save_checkpoint(tmp_path / "c.hsp")
+    assert len(fit(Trainer.from_checkpoint(tmp_path / "c.hsp"), 50).history) == 5
+    with pytest.raises(hs.OptionError, match="accuracy"):
+        started().fit(rows(16), 2, callbacks=[callbacks.EarlyStop("accuracy")])
+
+
+def test_a_rate_set_by_a_callback_is_that_of_the_step_a_resumed_run_makes_next(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Seen(callbacks.Callback):
+        def on_step(self, trainer: Trainer, result: hs.StepResult) -> bool | None:
+            rates.append(result.learning_rate)
+            return len(rates) == 3
+
+    path = tmp_path / "c.hsp"
+    told = [callbacks.CheckpointSaver(path, every=1), callbacks.LearningRate(lambda n: 0.1 / (n + 1)), Seen()]
+    make(perceptron()).fit(rows(48), 1, callbacks=told)
+    resumed = Trainer.from_checkpoint(path)
+    resumed.fit(rows(48), 1, callbacks=told[1:])
+    np.testing.assert_allclose(rates, [0.1 / (n + 1) for n in range(6)])
 
 
 def test_early_stopping_ends_the_fit() -> None:
@@ -152,15 +187,55 @@ def test_an_exported_model_predicts_alike(tmp_path: Path, weights: str, toleranc
     assert error < tolerance
 
 
-def test_a_loss_of_ones_own_is_a_few_lines() -> None:
-    class Cubic(losses.Loss):
-        def build(self, build, outputs, targets):  # type: ignore[no-untyped-def]
-            d = build.add("abs", [build.add("sub", [outputs[0], targets[0]])])
-            cube = build.add("mul", [build.add("square", [d]), d])
-            return build.add("reduce_mean", [cube], axes=(0, 1))
+def test_a_model_saved_in_8_bits_goes_on_learning(tmp_path: Path) -> None:
+    trainer = make()
+    x, y = images()
+    for _ in range(10):
+        trainer.step(x, y)
+    sizes = {}
+    for weights in ("float32", "int8"):
+        hs.save(trainer.model(), tmp_path / f"{weights}.hsp", weights=weights)
+        sizes[weights] = (tmp_path / f"{weights}.hsp").stat().st_size
+        trainer.export(tmp_path / f"{weights}-exported.hsp", weights=weights)
+    whole = trainer.loss_of(x, y)
+    for name in ("int8", "int8-exported"):
+        again = make(hs.load(tmp_path / f"{name}.hsp"))
+        first = again.step(x, y).loss
+        if name == "int8":
+            assert first == pytest.approx(whole, rel=0.05)
+        for _ in range(20):
+            last = again.step(x, y).loss
+        assert last < 0.9 * first, name
+    large = hs.zoo.mobilenet_v2(classes=10)
+    for weights in ("float32", "int8"):
+        hs.save(large, tmp_path / f"{weights}.hsp", weights=weights)
+        sizes[weights] = (tmp_path / f"{weights}.hsp").stat().st_size
+    assert sizes["int8"] < 0.3 * sizes["float32"]
 
-    trainer = Trainer(perceptron(), Cubic(), optim.SGD(0.1), batch=8)
+
+def test_a_loss_of_ones_own_is_a_function_or_a_class(tmp_path: Path) -> None:
+    def cubic(build, outputs, targets):  # type: ignore[no-untyped-def]
+        d = build.add("abs", [build.add("sub", [outputs[0], targets[0]])])
+        return build.add("reduce_mean", [build.add("mul", [build.add("square", [d]), d])], axes=(0, 1))
+
+    class Cubic(losses.Loss):
+        def __init__(self) -> None:
+            self.not_json = np.ones(3)
+
+        def build(self, build, outputs, targets):  # type: ignore[no-untyped-def]
+            return cubic(build, outputs, targets)
+
     x, _ = rows()
     y = np.ones((8, 3), np.float32)
     predicted = hs.Predictor(perceptron(), 8)(x)
-    assert trainer.step(x, y).loss == pytest.approx(float((np.abs(predicted - y) ** 3).mean()), rel=1e-5)
+    for loss in (cubic, Cubic()):
+        trainer = Trainer(perceptron(), loss, optim.SGD(0.1), batch=8)  # type: ignore[arg-type]
+        assert trainer.step(x, y).loss == pytest.approx(float((np.abs(predicted - y) ** 3).mean()), rel=1e-5)
+        trainer.save_checkpoint(tmp_path / "c.hsp")
+        with pytest.raises(hs.OptionError, match="pass loss"):
+            Trainer.from_checkpoint(tmp_path / "c.hsp")
+        resumed = Trainer.from_checkpoint(tmp_path / "c.hsp", loss=loss)
+        assert resumed.step(x, y) == trainer.step(x, y)
+    for nonsense in ("cross entropy", None, losses.CrossEntropy):
+        with pytest.raises(hs.OptionError, match="loss"):
+            Trainer(perceptron(), nonsense, optim.SGD(0.1))  # type: ignore[arg-type]

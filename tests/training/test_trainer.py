@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -141,9 +143,10 @@ def test_batches_of_any_size_up_to_the_declared() -> None:
 
 
 def test_bad_input_is_refused_and_changes_nothing() -> None:
-    t = trainer()
+    t, untroubled = trainer(), trainer()
     x, y = images()
-    t.step(x, y)
+    for each in (t, untroubled):
+        each.step(x, y)
     parameters, state, optimizer = t.parameters(), t.state(), t.optimizer_state()
     bad = x.copy()
     bad[0, 0, 0, 0] = np.nan
@@ -156,7 +159,26 @@ def test_bad_input_is_refused_and_changes_nothing() -> None:
         (lambda: t.compute_gradients(bad, y), hs.TrainingError, "loss is nan"),
         (lambda: t.apply_gradients({"nobody": x}), hs.TrainingError, "nobody"),
         (lambda: t.apply_gradients({"classifier.bias": x}), hs.ShapeError, "classifier.bias"),
+        (lambda: t.step(x, None), hs.ShapeError, "targets"),
+        (lambda: t.step(x[:0], y[:0]), hs.ShapeError, "1 to 8 samples"),
+        (lambda: t.loss_of(x, y + 4), hs.TrainingError, "out of range"),
+        (lambda: t.apply_gradients({"classifier.bias": np.full(4, np.inf)}), hs.TrainingError, "not finite"),
         (lambda: t.load_parameters({"nobody": x}), hs.TrainingError, "nobody"),
+        (lambda: t.load_parameters({"classifier.bias": np.full(4, np.nan)}), hs.TrainingError, "not finite"),
+        (
+            lambda: t.load_parameters({"classifier.weight": x, "stem.conv.weight": x}),
+            hs.ShapeError,
+            "classifier.weight",
+        ),
+        (lambda: t.load_optimizer_state({"nobody": x}), hs.TrainingError, "nobody"),
+        (lambda: setattr(t, "learning_rate", -1.0), hs.OptionError, "learning_rate"),
+        (lambda: t.averaged_parameters(), hs.OptionError, "average"),
+        (lambda: t.evaluate((x, y + 4)), hs.TrainingError, "out of range"),
+        (lambda: t.fit(5), hs.OptionError, "data is int"),
+        (lambda: trainer(batch=2.5), hs.OptionError, "batch is 2.5"),
+        (lambda: trainer(accumulate=0), hs.OptionError, "accumulate"),
+        (lambda: trainer(optimizer="sgd"), hs.OptionError, "hs.optim"),
+        (lambda: trainer(memory_budget="1kB"), hs.BudgetError, "takes"),
         (lambda: trainer(trainable=["nothing.*"]), hs.OptionError, "nothing"),
         (lambda: trainer(precision="half"), hs.OptionError, "mixed"),
     ]
@@ -167,17 +189,23 @@ def test_bad_input_is_refused_and_changes_nothing() -> None:
         assert same(state, t.state())
         assert same(optimizer, t.optimizer_state())
     assert "image" in t.diagnose(bad, y)
-    assert t.step(x, y).step == 2
+    assert t.step(x, y) == untroubled.step(x, y)
+    assert same(t.parameters(), untroubled.parameters())
+    assert same(t.state(), untroubled.state())
 
 
 def test_accumulated_batches_with_a_bad_loss_change_nothing() -> None:
     t = trainer(accumulate=2)
     x, y = images(16)
-    x[12, 0, 0, 0] = np.inf
-    before = {**t.parameters(), **t.state()}
-    with pytest.raises(hs.TrainingError):
-        t.step(x, y)
-    assert same(before, {**t.parameters(), **t.state()})
+    bad_x, bad_y = x.copy(), y.copy()
+    bad_x[12, 0, 0, 0], bad_y[12] = np.inf, 4
+    before = {**t.parameters(), **t.state(), **t.optimizer_state()}
+    for given, words in (((bad_x, y), "loss is"), ((x, bad_y), "out of range")):
+        for call in (t.step, t.compute_gradients, t.loss_of):
+            if (call, words) != (t.loss_of, "loss is"):
+                with pytest.raises(hs.TrainingError, match=words):
+                    call(*given)
+            assert same(before, {**t.parameters(), **t.state(), **t.optimizer_state()})
 
 
 def test_parameters_go_in_and_out_by_name() -> None:
@@ -188,6 +216,42 @@ def test_parameters_go_in_and_out_by_name() -> None:
     view = a.parameters(copy=False)["classifier.bias"]
     a.step(x, y)
     np.testing.assert_array_equal(view, a.parameters()["classifier.bias"])
+
+
+def test_views_are_the_trainers_own_memory() -> None:
+    t = trainer(average=0.5)
+    x, y = images()
+    t.step(x, y)
+    for found in (t.parameters(copy=False, trainable_only=True), t.state(copy=False), t.optimizer_state(copy=False)):
+        assert all(np.shares_memory(v, t._store.bytes) for v in found.values())
+    copies = (t.parameters(), t.state(), t.optimizer_state(), t.compute_gradients(x, y))
+    assert not any(np.shares_memory(v, t._store.bytes) for found in copies for v in found.values())
+    first, second = (t.compute_gradients(x, y, copy=False) for _ in range(2))
+    assert all(np.shares_memory(first[n], second[n]) for n in first)
+
+
+def test_names_are_those_of_the_model_everywhere(tmp_path: Path) -> None:
+    model = convolutional()
+    hs.save(model, tmp_path / "m.hsp")
+    names = list(model.parameters())
+    a, b = trainer(model), trainer(hs.load(tmp_path / "m.hsp"))
+    a.save_checkpoint(tmp_path / "c.hsp")
+    c = Trainer.from_checkpoint(tmp_path / "c.hsp")
+    for t in (a, b, c):
+        assert list(t.parameters()) == list(t.compute_gradients(*images())) == names
+    assert list(a.optimizer_state()) == list(b.optimizer_state()) == list(c.optimizer_state())
+    assert set(a.optimizer_state()) == {f"optimizer/{n}/momentum" for n in names}
+
+
+def test_optimizer_state_goes_in_and_out_by_name() -> None:
+    a, b = trainer(), trainer()
+    x, y = images()
+    a.step(x, y)
+    b.load_parameters(a.parameters())
+    b.load_optimizer_state(a.optimizer_state())
+    a.step(x, y)
+    b.step(x, y)
+    assert same(a.parameters(), b.parameters())
 
 
 def test_loading_frozen_parameters_reaches_the_backbone() -> None:

@@ -43,7 +43,7 @@ def save_checkpoint(trainer: Trainer, path: str | Path, **extra: Any) -> None:
                 "isa": trainer.isa,
                 "trainable": list(trainer.trainable),
                 "optimizer": [type(trainer.optimizer).__name__, dict(trainer.optimizer.options())],
-                "loss": [type(trainer.loss).__name__, vars(trainer.loss)],
+                "loss": _described_loss(trainer.loss),
                 "schedule": None if trainer.schedule is None else schedules.describe(trainer.schedule),
                 "loss_scale": None if trainer.loss_scale is None else asdict(trainer.loss_scale),
                 "step": trainer.step_count,
@@ -53,6 +53,14 @@ def save_checkpoint(trainer: Trainer, path: str | Path, **extra: Any) -> None:
             }
         )
         hsp.save(graph, path)
+
+
+def _described_loss(loss: Any) -> list[Any]:
+    """Name and options; of a loss that is not Homespun's own a name alone, since it must be given again anyway."""
+    if isinstance(loss, losses.Custom):
+        return [f"function {getattr(loss.function, '__name__', '')}", {}]
+    name = type(loss).__name__
+    return [name, vars(loss)] if getattr(losses, name, None) is type(loss) else [name, {}]
 
 
 def _read(path: str | Path) -> tuple[Graph, dict[str, Any]]:
@@ -124,12 +132,12 @@ def _restore(
     scale = LossScale(**described["loss_scale"]) if described["loss_scale"] is not None else None
     if (scale is None) != (trainer.loss_scale is None):
         raise FormatError(f"{path}: the checkpoint's precision is {described['options']['precision']!r}, ours is not")
-    trainer.take_over(graph, states)
-    trainer.loss_scale = scale
-    trainer.step_count = int(described["step"])
-    trainer.progress = Progress(**described["progress"])
-    trainer.schedule = None if described["schedule"] is None else schedules.from_description(described["schedule"])
-    trainer.optimizer.learning_rate = float(described["optimizer"][1]["learning_rate"])
+    schedule = None if described["schedule"] is None else schedules.from_description(described["schedule"])
+    progress, step = Progress(**described["progress"]), int(described["step"])
+    rate = float(described["optimizer"][1]["learning_rate"])
+    trainer.take_over(graph, states)  # what could go wrong has gone right
+    trainer.loss_scale, trainer.schedule, trainer.progress, trainer.step_count = scale, schedule, progress, step
+    trainer.optimizer.learning_rate = rate
 
 
 def _rebuild(module: Any, described: list[Any], what: str) -> Any:

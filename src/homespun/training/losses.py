@@ -1,11 +1,12 @@
 """Losses: small graph functions that map a model's outputs and the targets to one number.
 
-A loss of one's own is a subclass with a `build` of a few lines; gradients follow from the operators it uses.
+A loss of one's own is a function of a few lines, or a subclass where targets are to be checked or are of other types
+than the outputs; gradients follow from the operators it uses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -30,6 +31,29 @@ class Loss:
 
     def check(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> None:
         """Raise `TrainingError` for targets whose values make no sense."""
+
+
+#: What `Loss.build` is: (build, outputs, targets) -> the loss's name.
+LossFunction = Callable[[GraphExtension, Sequence[str], Sequence[str]], str]
+
+
+class Custom(Loss):
+    """A function with the arguments of `Loss.build` as a loss; `Trainer(loss=function)` makes one."""
+
+    def __init__(self, function: LossFunction) -> None:
+        self.function = function
+
+    def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
+        return self.function(build, outputs, targets)
+
+
+def as_loss(loss: object) -> Loss:
+    """A loss as it is, a function as a `Custom` one. Raises `OptionError` for anything else."""
+    if isinstance(loss, Loss):
+        return loss
+    if callable(loss) and not isinstance(loss, type):
+        return Custom(loss)
+    raise OptionError(f"loss is {loss!r}; it can be one of hs.losses, as CrossEntropy(), or a function of one's own")
 
 
 def _mean(build: GraphExtension, x: str) -> str:

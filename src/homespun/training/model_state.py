@@ -115,6 +115,8 @@ class ModelState:
         known = self.whole.parameters()
         for name, value in values.items():
             check_named(name, value, known, "load_parameters")
+            if not np.isfinite(value).all():
+                raise TrainingError(f"load_parameters: {name!r} has values that are not finite")
         self._set({n: np.array(v, np.float32) for n, v in values.items()})
 
     def load_optimizer_state(self, values: Mapping[str, Array]) -> None:
@@ -149,8 +151,8 @@ class ModelState:
 def check_named(name: str, value: Array, known: Mapping[str, Any], what: str) -> None:
     """Raise `TrainingError` for a name that is not known, `ShapeError` for another shape than the known array's."""
     if name not in known:
-        near = ", ".join(list(known)[:3])
-        raise TrainingError(f"{what}: there is no {name!r}; names are like {near}")
+        near = f"names are like {', '.join(list(known)[:3])}" if known else "this trainer has none"
+        raise TrainingError(f"{what}: there is no {name!r}; {near}")
     expected = tuple(known[name].shape)
     if tuple(np.shape(value)) != expected:
         raise ShapeError(f"{what}: {name!r} has the shape {np.shape(value)}, expected {expected}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from homespun.compile.compiler import MemoryReport
+from homespun.compile.inspection import Inspection
 from homespun.compile.lowering import Lowered
 from homespun.compile.training import (
     Mode,
@@ -97,6 +98,21 @@ class Programs:
             parameters=self.state.trained_bytes + lowered.constants.size,
             optimizer=sum(v.nbytes for v in self.state.optimizer_state(copy=False).values()),
         )
+
+    def inspection(self, features: Sequence[Array], targets: Sequence[Array]) -> tuple[Inspection, list[Array]]:
+        """A step of these arrays with every value to look at, and the arrays as it wants them."""
+        batch = features[0].shape[0]
+        types, arrays = as_targets(self.loss, self._output_types(batch), targets)
+        inspection = Inspection(
+            self.state.split.trained,
+            self._plan(tuple(types), 1.0, ()),
+            batch,
+            self.state.store.layout,
+            self.state.store.bytes,
+            self.isa,
+            self.threads,
+        )
+        return inspection, [*(np.ascontiguousarray(f) for f in features), *arrays]
 
     # -- for those who look for a program that fits a budget ----------------------------------------------------
 

@@ -13,6 +13,7 @@ from threading import RLock
 
 import numpy as np
 
+from homespun.compile.inspection import Inspection
 from homespun.compile.training import CONTROL, HYPERS, LOSS, RANDOM, SCALE, Mode, TrainingProgram
 from homespun.errors import OptionError, PausedError, ShapeError, TrainingError
 from homespun.graph import Array
@@ -136,6 +137,14 @@ class Stepping:
             self._store.fill(before)
             return loss
 
+    def inspections(self, features: Sequence[Array], y: Arrays) -> Iterator[tuple[list[Array], Inspection]]:
+        """For each micro-batch of a step its arrays, and a program that shows every value it computes of them."""
+        self._set_hyper()
+        for i, part in enumerate(self._parts(features, listed(y))):
+            self._store[RANDOM][1] = self.step_count + (i << 40)
+            inspection, arrays = self._programs.inspection(*part)
+            yield arrays, inspection
+
     # -- who may look at the state ------------------------------------------------------------------------------
 
     @contextmanager
@@ -245,6 +254,8 @@ class Stepping:
 
     def _parts(self, features: Sequence[Array], targets: Sequence[Array]) -> list[Part]:
         """A step's samples in micro-batches."""
+        if not targets or any(a.ndim == 0 for a in targets):
+            raise ShapeError("targets must be arrays with one entry, or one row, for each sample")
         counts = {a.shape[0] for a in (*features, *targets)}
         count = features[0].shape[0]
         most = self.batch * self.accumulate

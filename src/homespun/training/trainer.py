@@ -17,7 +17,7 @@ from homespun.graph.inputs import input_arrays
 from homespun.training.backbone import PausablePredictor
 from homespun.training.budget import as_bytes, choose
 from homespun.training.loss_scale import LossScale
-from homespun.training.losses import Loss
+from homespun.training.losses import Loss, LossFunction, as_loss
 from homespun.training.model_state import ModelState
 from homespun.training.optim import Optimizer
 from homespun.training.pause import PauseSwitch
@@ -47,7 +47,7 @@ class Trainer(Stepping):
     def __init__(
         self,
         model: Graph,
-        loss: Loss,
+        loss: Loss | LossFunction,
         optimizer: Optimizer,
         batch: int = 8,
         accumulate: int = 1,
@@ -62,10 +62,12 @@ class Trainer(Stepping):
         loss_scale: LossScale | None = None,
         isa: str | None = None,
     ) -> None:
-        if batch < 1 or accumulate < 1 or threads < 1:
-            raise OptionError(
-                f"batch, accumulate and threads must be at least 1, not {batch}, {accumulate} and {threads}"
-            )
+        for name, number in (("batch", batch), ("accumulate", accumulate), ("threads", threads)):
+            if not isinstance(number, int) or number < 1:
+                raise OptionError(f"{name} is {number!r}; it must be a whole number, at least 1")
+        loss = as_loss(loss)
+        if not isinstance(optimizer, Optimizer):
+            raise OptionError(f"optimizer is {optimizer!r}; it can be one of hs.optim, as Adam(1e-3)")
         if precision not in STORAGE:
             raise OptionError(f"precision is {precision!r}; it can be {', '.join(map(repr, STORAGE))}")
         if loss_scale is not None and precision != "mixed_float16":
