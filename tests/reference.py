@@ -95,6 +95,26 @@ def softmax(x: Array) -> Array:
     return e / e.sum(axis=-1, keepdims=True)
 
 
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps) * weight + bias
+
+
+def attention(q: Array, k: Array, v: Array, mask: Array | None, a: dict[str, Any]) -> Array:
+    """(N, T, C) with heads side by side; a query that sees no key gives zeros."""
+
+    def heads(x: Array) -> Array:
+        return x.reshape(*x.shape[:2], a["heads"], -1).transpose(0, 2, 1, 3)
+
+    scale = a["scale"] or (q.shape[-1] // a["heads"]) ** -0.5
+    e = np.exp(scale * heads(q) @ heads(k).swapaxes(-1, -2))
+    if mask is not None:
+        e = e * (mask != 0)[:, None, None, :]
+    total = e.sum(axis=-1, keepdims=True)
+    y = (e / np.where(total == 0, 1, total)) @ heads(v)
+    return y.transpose(0, 2, 1, 3).reshape(q.shape)
+
+
 def run_node(op: str, a: dict[str, Any], x: list[Array], out_shape: tuple[int, ...]) -> Array:
     """The output of one operator."""
     size = (out_shape[1], out_shape[2]) if len(out_shape) == 4 else (0, 0)
@@ -110,6 +130,15 @@ def run_node(op: str, a: dict[str, Any], x: list[Array], out_shape: tuple[int, .
     match op:
         case "batch_norm":
             return (x[0] - x[3]) / np.sqrt(x[4] + a["eps"]) * x[1] + x[2]
+        case "layer_norm":
+            return layer_norm(x[0], x[1], x[2], a["eps"])
+        case "embedding":
+            return x[1][x[0].astype(np.int64)]
+        case "attention":
+            return attention(x[0], x[1], x[2], x[3] if len(x) > 3 else None, a)
+        case "matmul":
+            left = x[0].swapaxes(-1, -2) if a["transpose_a"] else x[0]
+            return left @ (x[1].swapaxes(-1, -2) if a["transpose_b"] else x[1])
         case "max_pool" | "average_pool":
             return pool(op, x[0], a, size)
         case "global_average_pool":

@@ -34,7 +34,7 @@ class Case:
     attributes: dict[str, Any] = field(default_factory=dict)
     low: float = -2.0
     high: float = 2.0
-    frozen: tuple[int, ...] = ()  # inputs that are no parameters: running statistics
+    integers: dict[int, Any] = field(default_factory=dict)  # inputs that are int32 constants, by position
 
     def __str__(self) -> str:
         options = ",".join(f"{k}={v}" for k, v in self.attributes.items())
@@ -98,14 +98,31 @@ CASES = [
     Case("transpose", [(2, 3, 4, 5)], {"axes": (0, 2, 3, 1)}),
     Case("concat", [(2, 3, 4), (2, 5, 4), (2, 1, 4)], {"axis": 1}),
     Case("slice", [(2, 7, 4)], {"axis": 1, "start": 2, "stop": 5}),
+    Case("layer_norm", [(3, 4, 19), (19,), (19,)]),
+    Case("layer_norm", [(70, 33), (33,), (33,)], {"eps": 1e-12}),
+    Case("layer_norm", [(2, 1), (1,), (1,)], {"eps": 0.5}),
+    Case("embedding", [(7, 5)], integers={0: [[0, 3, 3], [6, 3, 1]]}),
+    Case("embedding", [(40, 33)], integers={0: np.arange(64).reshape(2, 32) % 23}),
+    Case("attention", [(2, 5, 6), (2, 5, 6), (2, 5, 6)], {"heads": 2}),
+    Case("attention", [(1, 3, 4), (1, 7, 4), (1, 7, 4)], {"heads": 1, "scale": 0.3}),
+    Case("attention", [(2, 3, 6)] * 3, {"heads": 3}, integers={3: [[1, 1, 0], [1, 0, 0]]}),
+    Case("attention", [(2, 3, 4)] * 3, {"heads": 2}, integers={3: [[0, 0, 0], [0, 1, 1]]}),
+    Case("attention", [(1, 300, 38)] * 3, {"heads": 2}),
+    Case("attention", [(3, 33, 78)] * 3, {"heads": 3}, integers={3: [[1] * 20 + [0] * 13] * 3}),
+    Case("matmul", [(3, 5, 7), (3, 7, 4)]),
+    Case("matmul", [(2, 2, 5, 3), (2, 2, 7, 3)], {"transpose_b": True}),
+    Case("matmul", [(2, 3, 5), (2, 3, 4)], {"transpose_a": True}),
+    Case("matmul", [(2, 3, 5), (2, 4, 3)], {"transpose_a": True, "transpose_b": True}),
+    Case("matmul", [(9, 20, 3), (9, 3, 17)]),
+    Case("matmul", [(2, 3, 5), (5, 4)]),
+    Case("matmul", [(2, 20, 33), (70, 33)], {"transpose_b": True}),
     Case("pad", [(2, 3, 4)], {"before": (0, 1, 2), "after": (0, 2, 0), "value": 1.5}),
 ]
 #: Below, since they are other functions in training; and the loss, against PyTorch (tests/training/test_goldens.py).
 ELSEWHERE = {"batch_norm", "dropout", "softmax_cross_entropy"}
 
-
 #: Operators whose activations are stored in 16 bits in mixed precision; others compute in float32 there.
-IN_16_BITS = ("conv2d", "linear", "global_average_pool")
+IN_16_BITS = ("conv2d", "linear", "global_average_pool", "attention", "layer_norm", "gelu", "gelu_tanh", "tanh")
 
 
 def graph_of(case: Case, values: list[Array], between: bool = False) -> Graph:
@@ -115,6 +132,8 @@ def graph_of(case: Case, values: list[Array], between: bool = False) -> Graph:
     names: list[Any] = [build.parameter(f"p{i}", -v if between else v) for i, v in enumerate(values)]
     if between:
         names = [build.op("neg", n) for n in names]
+    for at, numbers in case.integers.items():
+        names.insert(at, build.graph.add_array(f"integers{at}", np.array(numbers, np.int32)))
     out = build.op(case.op, *names, **case.attributes)
     return build.build(build.op("neg", out) if between else out)
 

@@ -60,6 +60,9 @@ void finish_backward_as(const float* block, int64_t block_row, int64_t row, int6
     for (int k = 0; k < n; ++k) {
       sum[k] = product[k] = zero();
       if constexpr (normalised) {
+        scale[k] = broadcast(1.0f);
+        shift[k] = mean[k] = inverse[k] = zero();
+        if (to.coefficients == nullptr) continue;
         const float* p = to.coefficients + first + c + k * kWidth;
         scale[k] = Float32::read(p, lanes);
         shift[k] = Float32::read(p + to.channels, lanes);

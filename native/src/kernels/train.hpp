@@ -123,7 +123,7 @@ HS_INLINE void over_vectors(int64_t n, F f) {
   for (; i + kWidth <= n; i += kWidth) f(i, int64_t{kWidth});
   if (i < n) f(i, n - i);
 }
-#define HS_EACH [&](int64_t i, int64_t lanes) __attribute__((always_inline))
+#define HS_EACH [&](int64_t i, [[maybe_unused]] int64_t lanes) __attribute__((always_inline))
 
 // Runs function<Float32>, <BFloat16> or <Float16> by the kernel's int `half`: 0, 1 or 2.
 #define HS_BY_STORAGE(half, function, ...)         \
@@ -183,14 +183,15 @@ HS_INLINE Vec slope(Vec x, Vec alpha, Vec beta) {
   return one;
 }
 
-// How rows are read: y = activation(x * scale + shift); scale null: as they are.
+// How rows are read: y = activation(x * scale + shift); scale null: activation(x).
 struct OnLoad {
   const float* scale;
   const float* shift;
   ActivationSpec activation;
 };
+HS_INLINE bool changes(const OnLoad& load) { return load.scale != nullptr || load.activation.kind != Activation::none; }
 HS_INLINE OnLoad on_load(const float* coefficients, int64_t channels, ActivationSpec activation) {
-  if (coefficients == nullptr) return {nullptr, nullptr, {Activation::none, 0.0f, 0.0f}};
+  if (coefficients == nullptr) return {nullptr, nullptr, activation};
   return {coefficients, coefficients + channels, activation};
 }
 HS_INLINE OnLoad part_of(OnLoad load, int64_t first) {
@@ -201,27 +202,35 @@ HS_INLINE OnLoad part_of(OnLoad load, int64_t first) {
 // n channels of one pixel, as To stores them.
 template <class S, class To = Float32>
 HS_INLINE void load_row(const typename S::Value* x, OnLoad load_as, typename To::Value* y, int64_t n) {
-  if (load_as.scale == nullptr) {
+  if (!changes(load_as)) {
     over_vectors(n, HS_EACH { To::write(y + i, lanes, S::read(x + i, lanes)); });
     return;
   }
-  const bool clips = is_clip(load_as.activation.kind);
-  const Limits limits = limits_of(clips ? load_as.activation : ActivationSpec{Activation::none, 0.0f, 0.0f});
-  const Vec low = broadcast(limits.low), high = broadcast(limits.high);
-  over_vectors(
-      n, HS_EACH {
-        Vec v =
-            S::read(x + i, lanes) * Float32::read(load_as.scale + i, lanes) + Float32::read(load_as.shift + i, lanes);
-        if (clips) {
-          v = min_of(high, max_of(low, v));
-        } else {
-          float values[kWidth];
-          store(values, v);
-          activate_values(values, values, kWidth, load_as.activation);
-          v = load(values);
-        }
-        To::write(y + i, lanes, v);
-      });
+  if (is_clip(load_as.activation.kind) && load_as.scale != nullptr) {
+    const Limits limits = limits_of(load_as.activation);
+    const Vec low = broadcast(limits.low), high = broadcast(limits.high);
+    over_vectors(
+        n, HS_EACH {
+          const Vec v =
+              S::read(x + i, lanes) * Float32::read(load_as.scale + i, lanes) + Float32::read(load_as.shift + i, lanes);
+          To::write(y + i, lanes, min_of(high, max_of(low, v)));
+        });
+    return;
+  }
+  constexpr int64_t kChunk = 256;
+  float values[kChunk];
+  for (int64_t begin = 0; begin < n; begin += kChunk) {
+    const int64_t count = min_of(kChunk, n - begin);
+    over_vectors(
+        count, HS_EACH {
+          Vec v = S::read(x + begin + i, lanes);
+          if (load_as.scale != nullptr)
+            v = v * Float32::read(load_as.scale + begin + i, lanes) + Float32::read(load_as.shift + begin + i, lanes);
+          store(values + i, v);
+        });
+    activate_values(values, values, count, load_as.activation);
+    over_vectors(count, HS_EACH { To::write(y + begin + i, lanes, load(values + i)); });
+  }
 }
 
 // Where dz comes from; `z` and `coefficients` are null where g is dz already.
@@ -253,6 +262,34 @@ HS_INLINE void load_gradient(const OutputGradient<S>& from, int64_t at, int64_t 
   for (int64_t i = n; i < padded; ++i) y[i] = 0;
 }
 
+// Dropout: x is multiplied by 1 / (1 - rate) where a random number says so, else by 0. The numbers are a function of
+// (seed, step, layer, position) alone (a 64-bit mix after Steele et al. 2014, SplitMix), so the backward pass draws
+// them again and nothing is saved.
+HS_INLINE uint64_t mixed(uint64_t x) {
+  x += 0x9e3779b97f4a7c15ull;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
+}
+
+struct DropoutKey {
+  uint64_t key, limit;
+  float scale;
+};
+// `random` is (seed, step).
+HS_INLINE DropoutKey dropout_key(const int64_t* random, int64_t layer, float rate) {
+  const uint64_t step = mixed(mixed(static_cast<uint64_t>(random[0])) ^ static_cast<uint64_t>(random[1]));
+  return {mixed(step ^ static_cast<uint64_t>(layer)), static_cast<uint64_t>(static_cast<double>(rate) * 16777216.0),
+          rate < 1.0f ? 1.0f / (1.0f - rate) : 0.0f};
+}
+// What the values at positions [at, at + kWidth) are multiplied with.
+HS_INLINE Vec keep(const DropoutKey& dropout, int64_t at) {
+  float factors[kWidth];
+  for (int64_t k = 0; k < kWidth; ++k)
+    factors[k] = mixed(dropout.key + static_cast<uint64_t>(at + k)) >> 40 >= dropout.limit ? dropout.scale : 0.0f;
+  return load(factors);
+}
+
 // Per-thread sums in double, two a channel.
 HS_INLINE void add_to(double* total, Vec part, int64_t lanes) {
   float values[kWidth];
@@ -270,8 +307,8 @@ template <class S>
 struct InputGradient {
   typename S::Value* gx;
   const typename S::Value* extra;  // a gradient of x from elsewhere, or null
-  const typename S::Value* z;      // x before its normalisation, or null: neither slope nor sums
-  const float* coefficients;       // of that normalisation
+  const typename S::Value* z;      // x before its normalisation and activation, or null: neither slope nor sums
+  const float* coefficients;       // of that normalisation, or null: there is an activation only
   ActivationSpec activation;
   double* sums;  // this thread's, 2 x channels, or null
   int64_t channels;

@@ -209,7 +209,7 @@ void forward(const Context& context) {
   const Range rows = plan.by_columns ? Range{0, plan.rows} : share(plan.rows, 1, context.thread, context.threads);
   const Range columns =
       plan.by_columns ? share(plan.columns, kPanel, context.thread, context.threads) : Range{0, plan.columns};
-  const bool direct = S::is_float && is_product(d) && load_as.scale == nullptr;
+  const bool direct = S::is_float && is_product(d) && !changes(load_as);
   for (int64_t begin = rows.begin; begin < rows.end; begin += plan.block) {
     const int64_t count = min_of(plan.block, rows.end - begin);
     for (int64_t group = 0; group < d.groups; ++group) {
@@ -429,7 +429,7 @@ void backward(const Context& context) {
           load_gradient<S, To>(from, (begin + r) * d.out_channels + first, first, width, padded, dz + r * padded);
         const typename To::Value* a = x_block;
         int64_t a_row = plan.x_row;
-        if (S::is_float == To::is_float && plan.same_rows && load_as.scale == nullptr) {
+        if (S::is_float == To::is_float && plan.same_rows && !changes(load_as)) {
           a = reinterpret_cast<const typename To::Value*>(x) + begin * d.channels;
           a_row = d.channels;
         } else {

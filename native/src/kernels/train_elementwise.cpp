@@ -42,6 +42,22 @@ void unary_gradient_kernel(const Context& context) {
   HS_BY_STORAGE(ints_of<UnaryInts>(context).half, unary_gradient, context);
 }
 
+// y = function(x) of values of 16 bits.
+HS_FIELDS(HalfOperands, Buffer, input, output);
+HS_FIELDS(HalfInts, int64_t, count, activation, half);
+template <class S>
+void unary_half(const Context& context) {
+  const auto& d = ints_of<HalfInts>(context);
+  const auto& p = operands_of<HalfOperands>(context);
+  const auto& f = floats_of<Alphas>(context);
+  const Range mine = share(d.count, 64, context.thread, context.threads);
+  const OnLoad load_as{nullptr, nullptr, {static_cast<Activation>(d.activation), f.alpha, f.beta}};
+  const typename S::Value* x = p.input;
+  typename S::Value* y = p.output;
+  load_row<S, S>(x + mine.begin, load_as, y + mine.begin, mine.end - mine.begin);
+}
+void unary_half_kernel(const Context& context) { HS_BY_STORAGE(ints_of<HalfInts>(context).half, unary_half, context); }
+
 // Conversion between storage types: float32 (0), bfloat16 (1) and float16 (2).
 HS_FIELDS(CastOperands, Buffer, x, y);
 HS_FIELDS(CastInts, int64_t, count, from_half, to_half);
@@ -65,39 +81,23 @@ void cast_from(const Context& context) {
 }
 void cast(const Context& context) { HS_BY_STORAGE(ints_of<CastInts>(context).from_half, cast_from, context); }
 
-// y = x / (1 - rate) where a random number says so, else 0. The numbers are a function of (seed, step, layer, position)
-// alone (a 64-bit mix after Steele et al. 2014, SplitMix), so the backward pass draws them again and nothing is saved.
+// y = x / (1 - rate) where a random number says so, else 0.
 HS_FIELDS(DropoutOperands, Buffer, x, random, y);
 HS_FIELDS(DropoutInts, int64_t, count, layer, half);
 HS_FIELDS(DropoutFloats, float, rate);
-
-HS_INLINE uint64_t mixed(uint64_t x) {
-  x += 0x9e3779b97f4a7c15ull;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return x ^ (x >> 31);
-}
 
 template <class S>
 void dropout(const Context& context) {
   const auto& d = ints_of<DropoutInts>(context);
   const auto& p = operands_of<DropoutOperands>(context);
-  const float rate = floats_of<DropoutFloats>(context).rate;
-  const int64_t* random = p.random;  // seed, step
-  const uint64_t key = mixed(mixed(mixed(static_cast<uint64_t>(random[0])) ^ static_cast<uint64_t>(random[1])) ^
-                             static_cast<uint64_t>(d.layer));
+  const DropoutKey key = dropout_key(p.random, d.layer, floats_of<DropoutFloats>(context).rate);
   const typename S::Value* x = p.x;
   typename S::Value* y = p.y;
-  const uint64_t limit = static_cast<uint64_t>(static_cast<double>(rate) * 16777216.0);
-  const Vec scale = broadcast(rate < 1.0f ? 1.0f / (1.0f - rate) : 0.0f);
   const Range mine = share(d.count, 64, context.thread, context.threads);
   over_vectors(
       mine.end - mine.begin, HS_EACH {
         const int64_t at = mine.begin + i;
-        float keep[kWidth];
-        for (int64_t k = 0; k < kWidth; ++k)
-          keep[k] = mixed(key + static_cast<uint64_t>(at + k)) >> 40 >= limit ? 1.0f : 0.0f;
-        S::write(y + at, lanes, S::read(x + at, lanes) * load(keep) * scale);
+        S::write(y + at, lanes, S::read(x + at, lanes) * keep(key, at));
       });
 }
 void dropout_kernel(const Context& context) { HS_BY_STORAGE(ints_of<DropoutInts>(context).half, dropout, context); }
@@ -252,6 +252,7 @@ void add_train_elementwise(KernelTable& table) {
     add_kernel(table, {name, operands, ints, floats, run, nullptr, nullptr, nullptr});
   };
   add("unary_gradient", UnaryOperands::names, UnaryInts::names, Alphas::names, unary_gradient_kernel);
+  add("unary_half", HalfOperands::names, HalfInts::names, Alphas::names, unary_half_kernel);
   add("cast", CastOperands::names, CastInts::names, "", cast);
   add("dropout", DropoutOperands::names, DropoutInts::names, DropoutFloats::names, dropout_kernel);
   add("image_mean", MeanOperands::names, MeanInts::names, "", image_mean_kernel);

@@ -6,9 +6,10 @@ namespace {
 
 // Mean over rows of -sum_k t_k log softmax(x)_k. t is one-hot of `labels` (int32, (rows,)), or the row of `soft`
 // (float32, (rows, channels)), mixed with the uniform distribution by `smoothing` (Szegedy et al. 2016, section 7).
+// Rows whose label is `ignored` count nothing, neither in the sum nor in the mean; where all are, the loss is 0.
 HS_FIELDS(LossOperands, Buffer, logits, labels, soft, loss, workspace);
 HS_FIELDS(GradientOperands, Buffer, logits, labels, soft, dloss, dlogits);
-HS_FIELDS(Rows, int64_t, rows, channels);
+HS_FIELDS(Rows, int64_t, rows, channels, ignores, ignored);
 HS_FIELDS(Smoothing, float, smoothing);
 
 struct Row {
@@ -22,6 +23,16 @@ HS_INLINE Row row_of(const float* logits, const int32_t* labels, const float* so
                      float smoothing) {
   return {logits + r * channels, labels != nullptr ? labels[r] : -1, soft != nullptr ? soft + r * channels : nullptr,
           channels, smoothing};
+}
+
+// Whether a label counts, and how many do.
+HS_INLINE bool counts(const Rows& d, const int32_t* labels, int64_t r) {
+  return d.ignores == 0 || labels == nullptr || labels[r] != d.ignored;
+}
+HS_INLINE int64_t counted_rows(const Rows& d, const int32_t* labels) {
+  int64_t count = 0;
+  for (int64_t r = 0; r < d.rows; ++r) count += counts(d, labels, r);
+  return max_of(count, 1);
 }
 
 struct Normaliser {
@@ -48,6 +59,8 @@ void softmax_cross_entropy(const Context& context) {
   double* losses = p.workspace;
   const Range mine = share(d.rows, 1, context.thread, context.threads);
   for (int64_t r = mine.begin; r < mine.end; ++r) {
+    losses[r] = 0.0;
+    if (!counts(d, p.labels, r)) continue;
     const Row row = row_of(p.logits, p.labels, p.soft, r, d.channels, smoothing);
     const Normaliser z = normaliser(row.x, d.channels);
     const double lse = static_cast<double>(z.most) + static_cast<double>(z.log_sum);
@@ -71,7 +84,7 @@ void softmax_cross_entropy(const Context& context) {
   if (context.thread != 0) return;
   double total = 0.0;
   for (int64_t r = 0; r < d.rows; ++r) total += losses[r];
-  *static_cast<float*>(p.loss) = static_cast<float>(total / static_cast<double>(d.rows));
+  *static_cast<float*>(p.loss) = static_cast<float>(total / static_cast<double>(counted_rows(d, p.labels)));
 }
 int64_t loss_workspace(const int64_t* ints, int) { return reinterpret_cast<const Rows*>(ints)->rows * 8; }
 
@@ -79,12 +92,16 @@ void softmax_cross_entropy_gradient(const Context& context) {
   const auto& d = ints_of<Rows>(context);
   const auto& p = operands_of<GradientOperands>(context);
   const float smoothing = floats_of<Smoothing>(context).smoothing;
-  const float scale = *static_cast<const float*>(p.dloss) / static_cast<float>(d.rows);
+  const float scale = *static_cast<const float*>(p.dloss) / static_cast<float>(counted_rows(d, p.labels));
   const Range mine = share(d.rows, 1, context.thread, context.threads);
   for (int64_t r = mine.begin; r < mine.end; ++r) {
+    float* dx = static_cast<float*>(p.dlogits) + r * d.channels;
+    if (!counts(d, p.labels, r)) {
+      __builtin_memset(dx, 0, static_cast<size_t>(d.channels) * sizeof(float));
+      continue;
+    }
     const Row row = row_of(p.logits, p.labels, p.soft, r, d.channels, smoothing);
     const Normaliser z = normaliser(row.x, d.channels);
-    float* dx = static_cast<float*>(p.dlogits) + r * d.channels;
     float weight = 1.0f;
     if (row.soft != nullptr) {
       weight = 0.0f;

@@ -94,6 +94,17 @@ class GraphBuilder:
             args.append(self.parameter(f"{name}.bias", np.zeros(outputs)))
         return str(self.op("linear", *args, name=name))
 
+    def embedding(self, ids: str, name: str, vocabulary: int, channels: int, *, std: float = 0.02) -> str:
+        """Rows of a table (vocabulary, channels) for ids (...) int32; normal with deviation `std`, as BERT begins."""
+        table = self._random.normal(0.0, std, (vocabulary, channels))
+        return str(self.op("embedding", ids, self.parameter(f"{name}.weight", table), name=name))
+
+    def layer_norm(self, x: str, name: str, channels: int, *, eps: float = 1e-5) -> str:
+        """Layer normalisation over the last axis."""
+        scale = self.parameter(f"{name}.weight", np.ones(channels))
+        shift = self.parameter(f"{name}.bias", np.zeros(channels))
+        return str(self.op("layer_norm", x, scale, shift, name=name, eps=eps))
+
     def build(self, *outputs: str) -> Graph:
         """Declare the outputs, check the graph and return it."""
         from homespun.graph.check import check

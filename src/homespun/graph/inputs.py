@@ -13,7 +13,8 @@ from homespun.graph.graph import BATCH, Array, Graph
 def input_arrays(graph: Graph, given: Sequence[Array]) -> list[Array]:
     """The arrays, contiguous and of the declared dtypes; the batch size is free.
 
-    Raises `ShapeError` for another number of arrays, or other shapes, than the graph's inputs have.
+    Raises `ShapeError` for another number of arrays, or other shapes, than the graph's inputs have, and for ids outside
+    the table that they name rows of.
     """
     if len(given) != len(graph.inputs):
         raise ShapeError(f"the model takes {len(graph.inputs)} inputs ({', '.join(graph.inputs)}), {len(given)} given")
@@ -27,7 +28,20 @@ def input_arrays(graph: Graph, given: Sequence[Array]) -> list[Array]:
         if not fits:
             raise wrong_shape(graph, name, array)
         arrays.append(array)
+    _check_ids(graph, arrays)
     return arrays
+
+
+def _check_ids(graph: Graph, arrays: Sequence[Array]) -> None:
+    """Raise `ShapeError` for an id outside the table of the `embedding` that reads it."""
+    given = dict(zip(graph.inputs, arrays, strict=True))
+    for node in graph.nodes:
+        if node.op != "embedding" or node.inputs[0] not in given:
+            continue
+        ids, vocabulary = given[node.inputs[0]], graph.tensors[node.inputs[1]].shape[0]
+        if ids.size and not (0 <= ids.min() and ids.max() < vocabulary):
+            bad = int(ids.min()) if ids.min() < 0 else int(ids.max())
+            raise ShapeError(f"input {node.inputs[0]!r}: id {bad} is out of range, ids are 0 to {vocabulary - 1}")
 
 
 def wrong_shape(graph: Graph, name: str, array: Array) -> ShapeError:

@@ -3,12 +3,16 @@
 from homespun.graph import operator as _table
 from homespun.ops import (
     activation,
+    attention,
     convolution,
     elementwise,
+    embedding,
     gradient,
     inverted_residual,
+    layer_norm,
     linear,
     loss,
+    matmul,
     normalization,
     pooling,
     quantized,
@@ -22,6 +26,8 @@ from homespun.ops import (
 
 FAMILIES = (
     *(activation, convolution, elementwise, linear, normalization, pooling, reduction, shape, softmax),
+    # what encoders are made of, beside these
+    *(attention, embedding, layer_norm, matmul),
     # what the compiler puts in place of others for 8-bit weights
     quantized,
     # what it puts in place of others for speed, in inference

@@ -13,6 +13,7 @@ from typing import Any
 from homespun.errors import ModelError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import Attributes, Cost, Gradients, Operator
+from homespun.ops.training_norm import is_half
 
 #: Operators that compute a function of each element, by the names that the kernels know them by.
 FUNCTIONS = (
@@ -75,23 +76,25 @@ def _floats(a: Attributes) -> dict[str, float]:
 
 
 def _lower(low: Any, node: Node) -> None:
-    a = low.attributes(node)
-    floats = _floats(a)
-    ints = {"count": low.type(node.outputs[0]).size, "activation": low.function(node.op)}
-    low.emit("unary", {"input": node.inputs[0], "output": node.outputs[0]}, ints, floats)
+    a, t = low.attributes(node), low.type(node.outputs[0])
+    operands = {"input": node.inputs[0], "output": node.outputs[0]}
+    ints = {"count": t.size, "activation": low.function(node.op)}
+    if t.dtype == "float32":
+        low.emit("unary", operands, ints, _floats(a))
+    else:
+        low.emit("unary_half", operands, {**ints, "half": is_half(t)}, _floats(a))
 
 
 #: Functions whose slope follows from their result as well as from their argument; the gradient keeps the result, which
 #: the next layer keeps anyway.
-_FROM_OUTPUT = ("relu", "relu6", "clip")
+FROM_OUTPUT = ("relu", "relu6", "clip")
 
 
 def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
     (dy,) = grads
     assert dy is not None
-    saved = node.outputs[0] if node.op in _FROM_OUTPUT else node.inputs[0]
-    floats = _floats({**_ATTRIBUTES.get(node.op, {}), **node.attributes})
-    return [build.add("unary_gradient", [saved, dy], node.inputs[0], function=node.op, **floats)]
+    saved = node.outputs[0] if node.op in FROM_OUTPUT else node.inputs[0]
+    return [build.add("unary_gradient", [saved, dy], node.inputs[0], **function_of(node))]
 
 
 def _cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
@@ -245,7 +248,7 @@ def _unary(name: str) -> Operator:
         cost=_cost,
         lower=_lower,
         gradient=_gradient,
-        saves=("output",) if name in _FROM_OUTPUT else ("x",),
+        saves=("output",) if name in FROM_OUTPUT else ("x",),
         in_place=(0,),
         onnx=_ONNX.get(name, ""),
         to_onnx=_to_onnx,
@@ -253,6 +256,11 @@ def _unary(name: str) -> Operator:
 
 
 OPERATORS = tuple(_unary(name) for name in FUNCTIONS)
+
+
+def function_of(node: Node) -> dict[str, Any]:
+    """A node's function as an attribute and the two parameters that kernels know: `function`, `alpha`, `beta`."""
+    return {"function": node.op, **_floats({**_ATTRIBUTES.get(node.op, {}), **node.attributes})}
 
 
 def fused(op: str, a: Attributes) -> dict[str, Any]:

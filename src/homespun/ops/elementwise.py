@@ -8,6 +8,7 @@ from typing import Any
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import Attributes, Gradients, Operator
+from homespun.ops.training_norm import is_half
 
 CODES = {"add": 0, "sub": 1, "mul": 2, "div": 3, "maximum": 4, "minimum": 5}
 _SAVES = {"mul": ("a", "b"), "div": ("b", "output"), "maximum": ("a", "b"), "minimum": ("a", "b")}
@@ -59,6 +60,11 @@ def collapse(a: tuple[int, ...], b: tuple[int, ...], out: tuple[int, ...]) -> tu
 
 def _lower(low: Any, node: Node) -> None:
     x, y, out = (low.type(n).shape for n in (*node.inputs[:2], node.outputs[0]))
+    t = low.type(node.outputs[0])
+    if t.dtype != "float32":  # mixed precision makes it so for sums of equal shapes only
+        operands = {"a": node.inputs[0], "b": node.inputs[1], "y": node.outputs[0]}
+        low.emit("add_gradients", operands, {"count": t.size, "half": is_half(t)})
+        return
     dims, sx, sy = collapse(x, y, out)
     if len(dims) > 5:
         raise ShapeError(f"node {node}: broadcasting {list(x)} with {list(y)} mixes more than five axes")

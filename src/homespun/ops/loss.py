@@ -29,9 +29,10 @@ def _operands(low: Any, node: Node) -> dict[str, str]:
 
 
 def _call(low: Any, node: Node) -> tuple[dict[str, int], dict[str, float]]:
-    t = low.type(node.inputs[0])
+    a, t = low.attributes(node), low.type(node.inputs[0])
     ints = {"rows": t.size // t.shape[-1], "channels": t.shape[-1]}
-    return ints, {"smoothing": float(low.attributes(node)["smoothing"])}
+    ints |= {"ignores": int(a["ignores"]), "ignored": a["ignored"]}
+    return ints, {"smoothing": float(a["smoothing"])}
 
 
 def _lower(low: Any, node: Node) -> None:
@@ -49,8 +50,7 @@ def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequ
         raise ShapeError(f"node {node}: cross entropy has no gradient for its target")
     (dloss,) = grads
     assert dloss is not None
-    smoothing = node.attributes.get("smoothing", 0.0)
-    dx = build.add("softmax_cross_entropy_gradient", [logits, target, dloss], logits, smoothing=smoothing)
+    dx = build.add("softmax_cross_entropy_gradient", [logits, target, dloss], logits, **node.attributes)
     return [dx, None]
 
 
@@ -90,12 +90,14 @@ def _cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[Tensor
     return Cost(5 * ins[0].size)
 
 
-#: Mean over all rows of the cross entropy between target and softmax(logits).
+_ATTRIBUTES: dict[str, Any] = {"smoothing": 0.0, "ignores": False, "ignored": 0}
+#: Mean over all rows of the cross entropy between target and softmax(logits); with `ignores`, over those whose label is
+#: not `ignored`.
 SOFTMAX_CROSS_ENTROPY = Operator(
     "softmax_cross_entropy",
     ("logits", "target"),
     _shape,
-    {"smoothing": 0.0},
+    _ATTRIBUTES,
     cost=_cost,
     lower=_lower,
     gradient=_gradient,
@@ -106,7 +108,7 @@ SOFTMAX_CROSS_ENTROPY_GRADIENT = Operator(
     "softmax_cross_entropy_gradient",
     ("logits", "target", "dloss"),
     lambda a, ins: [t for t in ins[:1] if t is not None],
-    {"smoothing": 0.0},
+    _ATTRIBUTES,
     cost=_cost,
     lower=_lower_gradient,
     in_place=(0,),

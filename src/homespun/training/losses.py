@@ -69,16 +69,19 @@ class CrossEntropy(Loss):
     """Cross entropy between softmax(output) and the target.
 
     Outputs are logits (..., C). Targets are integer labels (...) or probabilities (..., C), float. `smoothing` mixes
-    labels with the uniform distribution (Szegedy et al. 2016, section 7).
+    labels with the uniform distribution (Szegedy et al. 2016, section 7). Labels equal to `ignore` count nothing: the
+    loss is the mean over the others, as in masked language models (-100 is usual there).
     """
 
-    def __init__(self, smoothing: float = 0.0) -> None:
+    def __init__(self, smoothing: float = 0.0, ignore: int | None = None) -> None:
         if not 0.0 <= smoothing < 1.0:
             raise OptionError(f"smoothing is {smoothing}; it can be 0 up to but not 1")
-        self.smoothing = smoothing
+        self.smoothing, self.ignore = smoothing, ignore
 
     def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
-        return build.add("softmax_cross_entropy", [outputs[0], targets[0]], "loss", smoothing=self.smoothing)
+        ignores = {} if self.ignore is None else {"ignores": True, "ignored": self.ignore}
+        inputs = [outputs[0], targets[0]]
+        return build.add("softmax_cross_entropy", inputs, "loss", smoothing=self.smoothing, **ignores)
 
     def target_types(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> list[TensorType]:
         logits, target = outputs[0], targets[0]
@@ -88,8 +91,11 @@ class CrossEntropy(Loss):
 
     def check(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> None:
         target, classes = targets[0], outputs[0].shape[-1]
-        if np.issubdtype(target.dtype, np.integer) and target.size:
-            low, high = int(target.min()), int(target.max())
+        if np.issubdtype(target.dtype, np.integer):
+            counted = target if self.ignore is None else target[target != self.ignore]
+            if not counted.size:
+                return
+            low, high = int(counted.min()), int(counted.max())
             if low < 0 or high >= classes:
                 raise TrainingError(f"label {low if low < 0 else high} is out of range: labels are 0 to {classes - 1}")
 

@@ -5,7 +5,8 @@ an activation or residual that was fused into them becomes a node again.
 Rule 2: `batch_norm` becomes sums, coefficients and `normalize`; if neither its weight nor its bias is trained, it is
 frozen: coefficients come from the running statistics, and those stay.
 Rule 3: `dropout` draws numbers from the state `random`; with a rate of zero it goes.
-Rule 4: an activation that alone reads a `normalize`, and then an addition that alone reads it, move into it.
+Rule 4: `attention` becomes `train_attention`, which draws numbers too where its dropout is not zero.
+Rule 5: an activation that alone reads a `normalize`, and then an addition that alone reads it, move into it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class RunningStatistics:
 def expand_for_training(
     graph: Graph, types: dict[str, TensorType], trainable: Collection[str], random: str
 ) -> list[RunningStatistics]:
-    """Apply rules 1 to 4 in place; returns the statistics that a step has to update."""
+    """Apply rules 1 to 5 in place; returns the statistics that a step has to update."""
     old, graph.nodes = graph.nodes, []
     statistics: list[RunningStatistics] = []
     dropouts = 0
@@ -51,6 +52,14 @@ def expand_for_training(
             dropouts += 1
         elif node.op == "dropout":
             graph.add_node("identity", node.inputs, node.outputs)
+        elif node.op == "attention":
+            drops = a["dropout"] > 0
+            inputs = (*(*node.inputs, "")[:4], random if drops else "")
+            log_sums = graph.fresh_name(f"{node.outputs[0]}/log_sums")
+            graph.add_node(
+                "train_attention", inputs, (*node.outputs, log_sums), {**a, "layer": dropouts}, name=node.name
+            )
+            dropouts += drops
         elif a.get("activation", "none") != "none":
             _split_activation(graph, node, node.op, node.inputs, dict(node.attributes))
         else:

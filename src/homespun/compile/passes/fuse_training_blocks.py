@@ -5,13 +5,16 @@ Rule 1: sums over the output of a layer are computed by the layer.
 Rule 2: a layer, forward or backward, that reads y = normalize(z) reads z and normalises it on load.
 Rule 3: a backward layer that reads dz = normalize_input_gradient(g, z) reads g and z and computes dz on load.
 Rule 4: a gradient that is added to the data gradient of a backward layer, and is computed before it, is added by it.
-Rule 5: `normalize_gradient` of a backward layer's data gradient (slope of the activation, sums) is done by the layer.
+Rule 5: a linear layer, forward or backward, that reads y = activation(z) reads z and activates on load, where z is
+kept anyway for the activation's slope (GELU); `unary_gradient` of a backward linear layer's data gradient is done by it.
+Rule 6: `normalize_gradient` of a backward layer's data gradient (slope of the activation, sums) is done by the layer.
 """
 
 from __future__ import annotations
 
 from homespun.graph import Graph
 from homespun.graph.operator import attributes
+from homespun.ops.activation import FROM_OUTPUT, FUNCTIONS, function_of
 from homespun.ops.training_convolution import (
     COEFFICIENTS,
     END_COEFFICIENTS,
@@ -30,7 +33,7 @@ _BACKWARD = ("conv2d_backward", "linear_backward")
 def fuse_training_blocks(graph: Graph) -> bool:
     """Apply the pass in place; True if anything changed."""
     changed = [_sums(graph), _normalised_inputs(graph), _output_gradients(graph)]
-    changed += [_added_gradients(graph), _input_gradients(graph)]
+    changed += [_added_gradients(graph), _activated_inputs(graph), _slopes(graph), _input_gradients(graph)]
     graph.prune()
     return any(changed)
 
@@ -110,6 +113,49 @@ def _added_gradients(graph: Graph) -> bool:
             consumers.setdefault(other, []).append(layer)
             dropped.add(id(node))
             break
+    return _drop(graph, dropped)
+
+
+def _activated_inputs(graph: Graph) -> bool:
+    producers = graph.producers()
+    changed = False
+    for node in graph.nodes:
+        if node.op not in ("train_linear", "linear_backward"):
+            continue
+        at, slot = (0, 3) if node.op == "train_linear" else (X, COEFFICIENTS)
+        source = producers.get(node.inputs[at])
+        normalised = len(node.inputs) > slot and node.inputs[slot]
+        if source is None or source.op not in FUNCTIONS or source.op in FROM_OUTPUT or normalised:
+            continue
+        inputs = list(node.inputs)
+        inputs[at] = source.inputs[0]
+        node.inputs = tuple(inputs)
+        f = function_of(source)
+        node.attributes |= {"input_activation": f["function"], "input_alpha": f["alpha"], "input_beta": f["beta"]}
+        changed = True
+    return changed
+
+
+def _slopes(graph: Graph) -> bool:
+    producers, consumers = graph.producers(), graph.consumers()
+    dropped: set[int] = set()
+    for node in graph.nodes:
+        if node.op != "unary_gradient":
+            continue
+        z, dy = node.inputs
+        layer = producers.get(dy)
+        if layer is None or layer.op != "linear_backward" or layer.outputs[0] != dy or len(consumers[dy]) > 1:
+            continue
+        if layer.inputs[END_Z]:
+            continue
+        inputs = list(layer.inputs)
+        inputs[END_Z] = z
+        layer.inputs = tuple(inputs)
+        layer.outputs = (node.outputs[0], *layer.outputs[1:])
+        a = attributes(node)
+        layer.attributes |= {"end_activation": a["function"], "end_alpha": a["alpha"], "end_beta": a["beta"]}
+        producers[node.outputs[0]] = layer
+        dropped.add(id(node))
     return _drop(graph, dropped)
 
 

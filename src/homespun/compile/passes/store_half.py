@@ -1,8 +1,9 @@
 """Pass over an expanded training graph: keep activations in 16 bits, and with them the gradients that follow.
 
 Rule 1: operators whose kernels read and write 16 bits do so; a `cast` stands where a float32 tensor meets one.
-Rule 2: linear layers of fewer rows than `LEAST_ROWS` stay float32: the head of a classifier, where precision counts and
-memory does not. Parameters, statistics, sums, coefficients and the loss are float32 or float64 always.
+Rule 2: what works on fewer rows than `LEAST_ROWS`, images aside, stays float32: the head of a classifier, where
+precision counts and memory does not. Parameters, statistics, sums, coefficients and the loss are float32 or float64
+always.
 Source: Kalamkar et al. 2019, "A Study of BFLOAT16 for Deep Learning Training";
 Micikevicius et al. 2018, "Mixed Precision Training", for float16.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from homespun.graph import Graph, Node, Tensor, TensorType
+from homespun.ops.activation import FUSIBLE
 from homespun.ops.training_norm import rows_of
 
 LEAST_ROWS = 64
@@ -23,7 +25,12 @@ _HALF = {
     "normalize": (0, 4),
     "global_average_pool": (0,),
     "train_dropout": (0,),
+    "train_attention": (0, 1, 2),
+    "layer_norm": (0,),
+    "add": (0, 1),
+    **dict.fromkeys((*FUSIBLE, "gelu", "gelu_tanh"), (0,)),
 }
+_OF_ROWS = ("train_linear", "train_dropout", "layer_norm", "add", *FUSIBLE, "gelu", "gelu_tanh")
 _EITHER = ("flatten", "reshape", "identity")  # the bytes stay as they are
 
 
@@ -64,5 +71,7 @@ _FLOAT = TensorType(())
 def _goes_half(node: Node, types: Mapping[str, TensorType]) -> bool:
     if node.op not in _HALF:
         return False
-    few = node.op in ("train_linear", "train_dropout") and rows_of(types[node.inputs[0]]) < LEAST_ROWS
-    return not few
+    x = types[node.inputs[0]]
+    if node.op == "add" and types[node.inputs[1]] != x:
+        return False
+    return node.op not in _OF_ROWS or rows_of(x) >= LEAST_ROWS
