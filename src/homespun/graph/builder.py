@@ -32,6 +32,10 @@ class GraphBuilder:
         """A trainable array (float32)."""
         return self.graph.add_array(name, np.ascontiguousarray(data, dtype=np.float32), "parameter")
 
+    def normal(self, name: str, shape: Sequence[int], std: float) -> str:
+        """A trainable array, normal around zero with deviation `std`."""
+        return self.parameter(name, self._random.normal(0.0, std, shape))
+
     def op(self, op: str, *inputs: str, name: str = "", outputs: int = 1, **attributes: Attribute) -> Any:
         """Any operator by name. Returns the output's name, or a tuple of names where `outputs` is more than one."""
         stem = name or op
@@ -86,18 +90,23 @@ class GraphBuilder:
         var = self.graph.add_array(f"{name}.running_var", np.ones(channels, np.float32), "state")
         return str(self.op("batch_norm", x, scale, shift, mean, var, name=name, eps=eps, momentum=momentum))
 
-    def linear(self, x: str, name: str, inputs: int, outputs: int, *, bias: bool = True) -> str:
-        """y = x W + b over the last axis; W (inputs, outputs), uniform in +-1/sqrt(inputs)."""
-        bound = 1.0 / np.sqrt(inputs)
-        args = [x, self.parameter(f"{name}.weight", self._random.uniform(-bound, bound, (inputs, outputs)))]
+    def linear(
+        self, x: str, name: str, inputs: int, outputs: int, *, bias: bool = True, std: float | None = None
+    ) -> str:
+        """y = x W + b over the last axis; W (inputs, outputs), uniform in +-1/sqrt(inputs), or normal with `std`."""
+        bound, weight = 1.0 / np.sqrt(inputs), f"{name}.weight"
+        if std is None:
+            args = [x, self.parameter(weight, self._random.uniform(-bound, bound, (inputs, outputs)))]
+        else:
+            args = [x, self.normal(weight, (inputs, outputs), std)]
         if bias:
             args.append(self.parameter(f"{name}.bias", np.zeros(outputs)))
         return str(self.op("linear", *args, name=name))
 
     def embedding(self, ids: str, name: str, vocabulary: int, channels: int, *, std: float = 0.02) -> str:
         """Rows of a table (vocabulary, channels) for ids (...) int32; normal with deviation `std`, as BERT begins."""
-        table = self._random.normal(0.0, std, (vocabulary, channels))
-        return str(self.op("embedding", ids, self.parameter(f"{name}.weight", table), name=name))
+        table = self.normal(f"{name}.weight", (vocabulary, channels), std)
+        return str(self.op("embedding", ids, table, name=name))
 
     def layer_norm(self, x: str, name: str, channels: int, *, eps: float = 1e-5) -> str:
         """Layer normalisation over the last axis."""

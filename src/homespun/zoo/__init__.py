@@ -2,7 +2,7 @@
 
 A builder takes `classes`, `width`, `image_size`, `dropout`, `seed` and `weights` (a `.pth` path, or tensors by PyTorch
 name) and returns a graph whose input is `image`, (N, H, W, 3), normalised as its metadata say, and whose output is
-`logits`, (N, classes).
+`logits`, (N, classes). `tinybert` reads text instead, as its docstring says.
 """
 
 from homespun.zoo.efficientnet_lite import (
@@ -14,6 +14,7 @@ from homespun.zoo.efficientnet_lite import (
 )
 from homespun.zoo.mobilenet_v1 import mobilenet_v1
 from homespun.zoo.mobilenet_v2 import mobilenet_v2
+from homespun.zoo.tinybert import tinybert
 
 __all__ = [
     "efficientnet_lite0",
@@ -23,4 +24,5 @@ __all__ = [
     "efficientnet_lite4",
     "mobilenet_v1",
     "mobilenet_v2",
+    "tinybert",
 ]

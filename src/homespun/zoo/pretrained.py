@@ -6,7 +6,7 @@ This is also what `homespun.load` uses for `.pth` files, which hold weights but 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -36,8 +36,18 @@ def load(path: Path, architecture: str | None = None, **options: object) -> Grap
     return cast(Graph, getattr(zoo, architecture)(**options, weights=path))
 
 
-def load_weights(graph: Graph, weights: Weights, renames: Renames) -> Graph:
+def load_weights(
+    graph: Graph,
+    weights: Weights,
+    renames: Renames,
+    *,
+    as_they_are: Collection[str] = (),
+    unused: str = "",
+) -> Graph:
     """Put PyTorch weights into a graph's parameters and states, and return the graph; None leaves it as it is.
+
+    `as_they_are`: parameters of ours that are laid out as PyTorch has them (tables of embeddings). `unused`: a pattern
+    for the beginning of PyTorch names that the network has no use for.
 
     Raises `FormatError` (for a file; `ModelError` for a mapping) if a tensor is missing, left over, of another shape,
     or not finite: nothing is loaded in part.
@@ -51,7 +61,7 @@ def load_weights(graph: Graph, weights: Weights, renames: Renames) -> Graph:
     given: dict[str, tuple[str, Array]] = {}
     for name, array in state.items():
         plain = name.removeprefix("module.")  # what torch.nn.DataParallel puts before every name
-        if not plain.endswith(_NOT_NEEDED):
+        if not plain.endswith(_NOT_NEEDED) and not (unused and re.match(unused, plain)):
             given[translate(plain, renames)] = (name, array)
     wanted = {t.name: t for t in graph.with_role("parameter", "state")}
     problems = [f"{n!r} is missing" for n in wanted.keys() - given.keys()]
@@ -62,7 +72,7 @@ def load_weights(graph: Graph, weights: Weights, renames: Renames) -> Graph:
         if array.dtype.kind != "f":
             problems.append(f"{theirs!r} is {array.dtype}, not floating point")
             continue
-        array = channels_last(array)
+        array = array if ours in as_they_are else channels_last(array)
         if array.shape != wanted[ours].shape:
             problems.append(f"{theirs!r} is {list(array.shape)} (channels last), expected {list(wanted[ours].shape)}")
             continue

@@ -1,0 +1,217 @@
+"""Training steps of an encoder beside PyTorch: TinyBERT with 4 layers, a classifier, 128 tokens, in one run.
+
+    pip install -r benchmarks/requirements-peers.txt
+    python benchmarks/encoder_step.py [--batches 8] [--precisions float32,mixed] [--dropouts 0,0.1] [--json FILE]
+    python benchmarks/encoder_step.py --kernels    # time of each kernel and its share of peak, without a peer
+
+Engines take turns as in training_step.py. PyTorch runs as its users would run it fastest here: scaled dot-product
+attention in one call, one product for queries, keys and values, and the fused AdamW.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from training_step import peak
+
+Step = Callable[[], object]
+TOKENS, WORDS, CLASSES, RATE, DECAY = 128, 30522, 2, 1e-4, 0.01
+
+
+def samples(batch: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """(ids, mask, types), labels. The last quarter of every other sample is padding."""
+    random = np.random.default_rng(0)
+    ids = random.integers(0, WORDS, (batch, TOKENS)).astype(np.int32)
+    mask = np.ones((batch, TOKENS), np.int32)
+    mask[1::2, TOKENS * 3 // 4 :] = 0
+    return [ids, mask, np.zeros_like(ids)], random.integers(0, CLASSES, batch)
+
+
+def trainer_of(precision: str, batch: int, threads: int, dropout: float) -> Any:
+    import homespun as hs
+
+    model = hs.zoo.tinybert(classes=CLASSES, dropout=dropout)
+    optimizer = hs.optim.AdamW(RATE, weight_decay=DECAY)
+    return hs.Trainer(model, hs.losses.CrossEntropy(), optimizer, batch=batch, precision=precision, threads=threads)
+
+
+def homespun(precision: str, batch: int, threads: int, dropout: float) -> Step:
+    trainer = trainer_of(precision, batch, threads, dropout)
+    x, y = samples(batch)
+    return lambda: trainer.step(x, y)
+
+
+def torch_network(dropout: float) -> Any:
+    """The same network as a PyTorch module, in training mode."""
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+    from torch import nn
+
+    width, heads, hidden = 312, 12, 1200
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+            self.expand, self.contract = nn.Linear(width, hidden), nn.Linear(hidden, width)
+            self.attention_norm, self.norm = nn.LayerNorm(width, eps=1e-12), nn.LayerNorm(width, eps=1e-12)
+            self.drop = nn.Dropout(dropout)
+
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            n, t, _ = x.shape
+            q, k, v = self.qkv(x).view(n, t, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+            x = self.attention_norm(x + self.drop(self.project(y.transpose(1, 2).reshape(n, t, width))))
+            return self.norm(x + self.drop(self.contract(F.gelu(self.expand(x)))))
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.positions = nn.Embedding(WORDS, width), nn.Embedding(512, width)
+            self.types, self.norm = nn.Embedding(2, width), nn.LayerNorm(width, eps=1e-12)
+            self.layers = nn.ModuleList(Layer() for _ in range(4))
+            self.pooler, self.classifier, self.drop = nn.Linear(width, width), nn.Linear(width, CLASSES), nn.Dropout(dropout)
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+            x = self.words(ids) + self.types(types) + self.positions.weight[: ids.shape[1]]
+            x, seen = self.drop(self.norm(x)), mask.bool()[:, None, None, :]
+            for layer in self.layers:
+                x = layer(x, seen)
+            return self.classifier(self.drop(torch.tanh(self.pooler(x[:, 0]))))
+
+    return Network().train()
+
+
+def pytorch(precision: str, batch: int, threads: int, dropout: float) -> Step:
+    import torch
+
+    torch.set_num_threads(threads)
+    network = torch_network(dropout)
+    x, y = samples(batch)
+    inputs, labels = [torch.from_numpy(a).long() for a in x], torch.from_numpy(y)
+    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "mixed"):
+            loss = torch.nn.functional.cross_entropy(network(*inputs), labels)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+ENGINES = {"homespun": homespun, "pytorch": pytorch}
+IMPORTS = {"homespun": "homespun", "pytorch": "torch"}
+
+
+def serve(engine: str, settings: tuple[str, int, int, float], pipe: Connection) -> None:
+    """One step for each message; a report at the end."""
+    __import__(IMPORTS[engine])
+    before = peak()
+    step = ENGINES[engine](*settings)
+    step()
+    step()
+    while pipe.recv():
+        began = time.perf_counter()
+        step()
+        pipe.send(time.perf_counter() - began)
+    pipe.send(peak() - before)
+
+
+def compare(settings: tuple[str, int, int, float], turns: int) -> dict[str, float]:
+    """Medians, minima, working sets, and ratios of ours to PyTorch's."""
+    context = multiprocessing.get_context("spawn")
+    pipes, times = {}, {e: [] for e in ENGINES}
+    for engine in ENGINES:
+        ours, theirs = context.Pipe()
+        context.Process(target=serve, args=(engine, settings, theirs), daemon=True).start()
+        theirs.close()  # or a process that fails would be waited for without end
+        pipes[engine] = ours
+    for _ in range(turns):
+        for engine, pipe in pipes.items():
+            pipe.send(True)
+            times[engine].append(pipe.recv())
+    row: dict[str, float] = {}
+    for engine, pipe in pipes.items():
+        pipe.send(False)
+        row[f"{engine}_ms"] = 1e3 * statistics.median(times[engine])
+        row[f"{engine}_least_ms"] = 1e3 * min(times[engine])
+        row[f"{engine}_mb"] = pipe.recv()
+    row["time_ratio"] = row["homespun_ms"] / row["pytorch_ms"]
+    row["memory_ratio"] = row["homespun_mb"] / row["pytorch_mb"]
+    return row
+
+
+def print_kernels(settings: tuple[str, int, int, float]) -> None:
+    """Milliseconds of each kind of kernel call in a step, and GFLOP/s where the operator counts its operations."""
+    from homespun.graph.operator import attributes, operator
+
+    trainer = trainer_of(*settings)
+    x, y = samples(settings[1])
+    trainer.step(x, y)
+    compiled = next(iter(trainer._programs.compiled.values()))
+    compiled.program.profile(True)
+    runs = []
+    for _ in range(12):
+        trainer.step(x, y)
+        runs.append(list(compiled.program.timings()))
+    nodes, types = {n.name: n for n in compiled.graph.nodes}, compiled.lowered.types
+    totals: dict[str, list[float]] = {}
+    for call, name, seconds in zip(
+        compiled.lowered.instructions, compiled.lowered.nodes, np.median(runs, axis=0), strict=True
+    ):
+        node = nodes[name]
+        ins = [types[n] if n else None for n in node.inputs]
+        outs = [types[n] for n in node.outputs if n]
+        total = totals.setdefault(call[0], [0.0, 0.0, 0.0])
+        total[0] += 1e3 * float(seconds)
+        total[1] += operator(node).cost(attributes(node), ins, outs).flops
+        total[2] += 1
+    for kernel, (ms, flops, count) in sorted(totals.items(), key=lambda item: -item[1][0]):
+        print(f"{kernel:36} {ms:8.2f} ms in {count:3.0f} calls, {flops / ms / 1e6:6.1f} GFLOP/s")
+    print(f"{'all':36} {sum(t[0] for t in totals.values()):8.2f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", default="8")
+    parser.add_argument("--precisions", default="float32,mixed")
+    parser.add_argument("--dropouts", default="0,0.1")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--kernels", action="store_true")
+    options = parser.parse_args()
+    rows = []
+    for dropout in map(float, options.dropouts.split(",")):
+        for precision in options.precisions.split(","):
+            for batch in map(int, options.batches.split(",")):
+                settings = (precision, batch, options.threads, dropout)
+                if options.kernels:
+                    print(f"-- {precision}, batch {batch}, dropout {dropout}")
+                    print_kernels(settings)
+                    continue
+                row = compare(settings, options.turns)
+                rows.append({"precision": precision, "batch": batch, "dropout": dropout, **row})
+                print(
+                    f"{precision} batch {batch} dropout {dropout:g}: {row['homespun_ms']:.0f} vs {row['pytorch_ms']:.0f} "
+                    f"ms ({row['homespun_least_ms']:.0f} vs {row['pytorch_least_ms']:.0f}) = {row['time_ratio']:.2f}x; "
+                    f"working set {row['homespun_mb']:.0f} vs {row['pytorch_mb']:.0f} MB = {row['memory_ratio']:.2f}x",
+                    flush=True,
+                )
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
