@@ -39,7 +39,7 @@ def _check_ids(graph: Graph, arrays: Sequence[Array]) -> None:
         if node.op != "embedding" or node.inputs[0] not in given:
             continue
         ids, vocabulary = given[node.inputs[0]], graph.tensors[node.inputs[1]].shape[0]
-        if ids.size and not (0 <= ids.min() and ids.max() < vocabulary):
+        if ids.size and not (ids.min() >= 0 and ids.max() < vocabulary):
             bad = int(ids.min()) if ids.min() < 0 else int(ids.max())
             raise ShapeError(f"input {node.inputs[0]!r}: id {bad} is out of range, ids are 0 to {vocabulary - 1}")
 

@@ -25,7 +25,7 @@ def _shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
     if not 0.0 <= a["dropout"] < 1.0:
         raise ShapeError(f"dropout is {a['dropout']}; it can be 0 up to but not 1")
     if mask is not None and (mask.shape != k.shape[:2] or mask.dtype != "int32"):
-        raise ShapeError(f"expected a mask {list(k.shape[:2])} int32 for these keys: 1 where a key is seen, 0 elsewhere")
+        raise ShapeError(f"expected a mask {list(k.shape[:2])} int32 for these keys: 1 where a key is seen, else 0")
     return [q]
 
 

@@ -1,4 +1,4 @@
-"""`embedding`: rows of a table by number. Numbers outside the table give NaN; models check those that they are given."""
+"""`embedding`: rows of a table by number. Numbers outside the table give NaN; models check those they are given."""
 
 from __future__ import annotations
 

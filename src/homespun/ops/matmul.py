@@ -27,7 +27,7 @@ def _shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
         raise ShapeError("expected two tensors of at least two axes")
     rows, _, columns = _sides(a, x, y)
     if y.shape[:-2] != x.shape[:-2] and (len(y.shape) > 2 or a["transpose_a"]):
-        raise ShapeError("axes before the last two must agree, or the second be one matrix and the first not transposed")
+        raise ShapeError("axes before the last two must agree, or b be one matrix and a not transposed")
     return [TensorType((*x.shape[:-2], rows, columns), x.dtype)]
 
 

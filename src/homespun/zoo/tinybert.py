@@ -1,5 +1,5 @@
 """TinyBERT (Jiao et al. 2020, "TinyBERT: Distilling BERT for Natural Language Understanding"), a small BERT
-(Devlin et al. 2019): embeddings, encoder layers of attention and feed-forward parts, and a head for what it is used for.
+(Devlin et al. 2019): embeddings, encoder layers of attention and feed-forward parts, and a head.
 
 Inputs are `ids`, `mask` (1 for tokens, 0 for padding) and `types` (0 first, 1 second sentence), (N, T) int32 each.
 """
@@ -74,8 +74,8 @@ def tinybert(
 
     `head`: "classification" gives `logits` (N, classes) from the first token; "masked_lm" gives `logits` (N, T,
     vocabulary), to train with `CrossEntropy(ignore=-100)`; "none" gives the last layer's output (N, T, C) and
-    `features` (N, C), to splice a head onto. `sequence` is T, at most 512. `weights` as for every network here, with the `transformers`
-    package's names; a file for "classification" must hold a classifier, else load "none" and splice.
+    `features` (N, C), to splice a head onto. `sequence` is T, at most 512. `weights`: as for every network here, named
+    as in the `transformers` package; for "classification" they must hold a classifier, else load "none" and splice.
     """
     if size is None and layers not in SIZES:
         raise OptionError(f"layers is {layers}; published are {', '.join(map(str, SIZES))}, others need a size")

@@ -6,7 +6,7 @@ Rule 2: a layer, forward or backward, that reads y = normalize(z) reads z and no
 Rule 3: a backward layer that reads dz = normalize_input_gradient(g, z) reads g and z and computes dz on load.
 Rule 4: a gradient that is added to the data gradient of a backward layer, and is computed before it, is added by it.
 Rule 5: a linear layer, forward or backward, that reads y = activation(z) reads z and activates on load, where z is
-kept anyway for the activation's slope (GELU); `unary_gradient` of a backward linear layer's data gradient is done by it.
+kept anyway for the activation's slope (GELU); the layer does the `unary_gradient` of its data gradient.
 Rule 6: `normalize_gradient` of a backward layer's data gradient (slope of the activation, sums) is done by the layer.
 """
 
