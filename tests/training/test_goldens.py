@@ -121,8 +121,8 @@ def test_a_network_with_batch_norm() -> None:
         expected = GOLDENS[f"mobilenet/gradient/{name}"]
         assert np.linalg.norm(gradients[name] - expected) < 0.02 * np.linalg.norm(expected), name
     norms = np.array([np.linalg.norm(gradients[n]) for n in model.parameters()])
-    large = GOLDENS["mobilenet/norms"] > 1e-4  # others are zero but for rounding
-    np.testing.assert_allclose(norms[large], GOLDENS["mobilenet/norms"][large], rtol=0.02)
+    # The smallest are zero but for rounding, or hang on a few values at the corners of ReLU6; the largest are above 20.
+    np.testing.assert_allclose(norms, GOLDENS["mobilenet/norms"], rtol=0.02, atol=1e-4)
     found = [trainer.step(x, y).loss for _ in GOLDENS["mobilenet/losses"]]
     # Values at a corner of ReLU6 to rounding take the other side sooner or later, and the paths part slowly.
     # PyTorch's own float32 is as far from its float64, which this is.
