@@ -90,7 +90,7 @@ TRAIN_ATTENTION = Operator(
     cost=_cost,
     lower=_lower_train,
     gradient=_gradient,
-    saves=("q", "k", "v"),
+    saves=("q", "k", "v", "mask"),
 )
 
 

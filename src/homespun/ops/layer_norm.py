@@ -53,7 +53,7 @@ LAYER_NORM = Operator(
     cost=_cost,
     lower=_lower,
     gradient=_gradient,
-    saves=("x",),
+    saves=("x", "weight"),
     in_place=(0,),
     onnx="LayerNormalization",
 )
