@@ -79,11 +79,14 @@ def test_cached_features_train_as_uncached_ones_in_every_order(root: Path) -> No
     train = made(root, workers=2)[0]
     with pytest.raises(hs.OptionError, match="augmented"):
         trainer_for(trainable="head").fit(train, 1, cache_features=True)
-    plain = train.without_augmentation()
+    plain, validation = train.without_augmentation(), made(root, workers=2)[1]
     ours, theirs = trainer_for(trainable="head"), trainer_for(trainable="head")
-    ours.fit(plain, 3, cache_features=True)
-    theirs.fit(plain, 3)
+    ours.fit(plain, 3, validation=validation, cache_features=True)
+    theirs.fit(plain, 3, validation=validation)
     assert_same(ours, theirs)
+    for kept, fresh in zip(ours.progress.history, theirs.progress.history, strict=True):
+        assert kept["validation_loss"] == pytest.approx(fresh["validation_loss"], rel=1e-5)
+        assert kept["validation_accuracy"] == fresh["validation_accuracy"]
 
 
 SCRIPT = """

@@ -33,7 +33,9 @@ class TrainingProgress(Callback):
         self.epochs, self.steps, self.photos, self.size = epochs, steps, photos, size
         self._looking = keeps_features
         self._stop_wanted = stop_wanted
-        self._looked_at = 0
+        self._looked_at = self._validated = 0
+        self._validation_began: float | None = None
+        self._validation_seconds = 0.0  # of an epoch
         self._seconds: float | None = None  # for a photo
         self._last = self._told = time.monotonic()
         self._bars: Bars | None = None
@@ -67,9 +69,13 @@ class TrainingProgress(Callback):
     def validating(self, count: int) -> None:
         """Before a batch of validation photos is given out."""
         self._check()
-        if self._bars is not None:
-            self._bars.update(self._task, description="Validating")
-        self._last = time.monotonic()
+        if self._looking:
+            self._show("Looking at each photo once", 1.0, "and at those to validate with")
+            return
+        if self._validation_began is None:
+            self._validation_began, self._validated = time.monotonic(), 0
+        self._validated += count
+        self._show("Validating", None, f"{self._validated:,} photos")
 
     def on_step(self, trainer: Trainer, result: StepResult) -> bool | None:
         now = time.monotonic()
@@ -92,7 +98,10 @@ class TrainingProgress(Callback):
             words.append(f"validation loss {record['validation_loss']:.4f}")
             words.append(f"right {record['validation_accuracy']:.1%}")
         self.say(f"Epoch {epoch + 1} of {self.epochs}: {', '.join(words)} ({duration(record['seconds'])})")
-        self._last = time.monotonic()
+        now = time.monotonic()
+        if self._validation_began is not None:
+            self._validation_seconds = now - self._validation_began
+        self._validation_began, self._last = None, now
         return None
 
     def say(self, line: str) -> None:
@@ -111,13 +120,15 @@ class TrainingProgress(Callback):
     def _words(self, loss: float, share: float) -> str:
         words = [f"loss {loss:.3f}"]
         if self._seconds:
-            left = (1 - share) * self.epochs * self.photos * self._seconds
+            left = (1 - share) * self.epochs * (self.photos * self._seconds + self._validation_seconds)
             words += [f"{1 / self._seconds:,.0f} photos/s", f"{duration(left)} left"]
         return ", ".join(words)
 
-    def _show(self, doing: str, share: float, told: str) -> None:
+    def _show(self, doing: str, share: float | None, told: str) -> None:
+        """`share` of what is being done is done; None leaves the bar as it is."""
         if self._bars is not None:
-            self._bars.update(self._task, description=doing, completed=share, total=1.0, told=told)
+            done: dict[str, Any] = {} if share is None else {"completed": share, "total": 1.0}
+            self._bars.update(self._task, description=doing, told=told, **done)
         elif time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
             self._told = time.monotonic()
             note(f"{doing}: {told}")

@@ -62,9 +62,9 @@ def fit(
     """Train until `epochs` epochs are done, those counted that a checkpoint had done before.
 
     `data`: a pair of arrays, an iterable of (x, y) batches that is the same each time, or a `homespun.data` set.
-    `cache_features` runs the frozen part once and keeps what it makes (data must then not be augmented, which is
-    checked where it can be). A schedule
-    becomes the trainer's own; `monitor` names what it and early stopping look at.
+    `cache_features` runs the frozen part once and keeps what it makes, of `validation` too where that is a data set
+    (data must then not be augmented, which is checked where it can be). A schedule becomes the trainer's own;
+    `monitor` names what it and early stopping look at.
     """
     if schedule is not None:
         trainer.schedule = schedule
@@ -91,9 +91,11 @@ def _epochs(
     cached: FeatureCache | list[tuple[list[Array], Any]] | None = None
     if cache_features and trainer.progress.epoch < epochs:
         if isinstance(data, DataSet):
-            cached = FeatureCache(trainer, data)
+            cached = FeatureCache.to_train_with(trainer, data)
         else:
             cached = [(trainer.features(x), np.array(y)) for x, y in batches(data, 0, 0, size)]
+        if isinstance(validation, DataSet):
+            validation = FeatureCache.to_evaluate_with(trainer, validation)
     while trainer.progress.epoch < epochs:
         epoch, began = trainer.progress.epoch, time.monotonic()
         stopped = False
@@ -130,7 +132,8 @@ def evaluate(
     trainer: Trainer, data: Any, *, metrics: Sequence[Metric] = (), averaged: bool = False
 ) -> dict[str, float]:
     """Mean loss and metrics (accuracy, if none is named and targets are labels) of the model as it is now."""
-    predict = trainer.predictor(trainer.model(averaged=averaged))
+    kept = isinstance(data, FeatureCache)
+    predict = trainer.predictor(trainer.trained_part() if kept else trainer.model(averaged=averaged))
     losses = LossProgram(trainer.loss, trainer.isa)
     wanted = list(metrics)
     for metric in wanted:
@@ -182,7 +185,7 @@ def _source(
 ) -> Iterator[tuple[list[Array], Any]]:
     """Batches as what crosses the cut between the frozen and the trained part."""
     if isinstance(cached, FeatureCache):
-        yield from cached.batches(epoch, start, size)
+        yield from cached.batches(epoch=epoch, start=start, size=size)
     elif cached is not None:
         yield from cached[start:]
     else:

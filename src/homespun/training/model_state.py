@@ -104,6 +104,13 @@ class ModelState:
             graph.tensors[name].data = value
         return graph
 
+    def trained_part(self) -> Graph:
+        """What lies behind the cut, with the parameters and statistics it has now: a model of features."""
+        graph = self.split.trained.copy()
+        for t in graph.with_role("parameter", "state"):
+            t.data = self.store[t.name].copy()
+        return graph
+
     def _found(self, names: Sequence[str], copy: bool) -> dict[str, Array]:
         found = {n: self.store[n] if n in self.store else self.whole.data(n) for n in names}
         return {n: v.copy() if copy else v for n, v in found.items()}

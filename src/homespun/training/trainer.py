@@ -113,6 +113,10 @@ class Trainer(Stepping):
         own = self._state.split.trained.inputs[len(self._state.split.features) :]
         return [*results, *(named[n] for n in own)]
 
+    def trained_part(self) -> Graph:
+        """The part of the model that is trained, as it is now: a model of what `features` gives."""
+        return self._state.trained_part()
+
     def predictor(self, model: Graph, weights: str = "float32") -> PausablePredictor:
         """A predictor that pauses with this trainer, for its batch size, threads and instruction set."""
         return PausablePredictor(model, self.batch, weights, self.threads, self.isa, self._switch)
