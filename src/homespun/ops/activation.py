@@ -13,7 +13,7 @@ from typing import Any
 from homespun.errors import ModelError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import Attributes, Cost, Gradients, Operator
-from homespun.ops.training_norm import is_half
+from homespun.ops.storage import is_half
 
 #: Operators that compute a function of each element, by the names that the kernels know them by.
 FUNCTIONS = (

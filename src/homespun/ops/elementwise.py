@@ -8,7 +8,7 @@ from typing import Any
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import Attributes, Gradients, Operator
-from homespun.ops.training_norm import is_half
+from homespun.ops.storage import is_half
 
 CODES = {"add": 0, "sub": 1, "mul": 2, "div": 3, "maximum": 4, "minimum": 5}
 _SAVES = {"mul": ("a", "b"), "div": ("b", "output"), "maximum": ("a", "b"), "minimum": ("a", "b")}

@@ -17,7 +17,7 @@ from homespun.graph.operator import REQUIRED, Attributes, Operator
 from homespun.ops.activation import onnx_slope
 from homespun.ops.convolution import onnx_window, padding_of
 from homespun.ops.pooling import pool_geometry
-from homespun.ops.training_norm import is_half
+from homespun.ops.storage import is_half
 
 
 def _like_first(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:

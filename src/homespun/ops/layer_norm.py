@@ -8,7 +8,8 @@ from typing import Any
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import Attributes, Cost, Gradients, Operator
-from homespun.ops.training_norm import is_half, rows_of
+from homespun.ops.storage import is_half
+from homespun.ops.training_norm import rows_of
 
 
 def _shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:

@@ -9,7 +9,7 @@ from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
 from homespun.ops.convolution import onnx_window, padding_of, window, window_geometry
-from homespun.ops.training_norm import is_half
+from homespun.ops.storage import is_half
 
 
 def _pool_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:

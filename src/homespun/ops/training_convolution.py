@@ -17,7 +17,8 @@ from homespun.graph.graph import Attribute, Node, TensorType
 from homespun.graph.operator import Attributes, Cost, Gradients, Operator
 from homespun.ops.convolution import CONV2D, conv2d_shape, conv2d_to_onnx, geometry, padding_of
 from homespun.ops.linear import LINEAR, linear_to_onnx
-from homespun.ops.training_norm import is_half, rows_of
+from homespun.ops.storage import is_half
+from homespun.ops.training_norm import rows_of
 
 #: Of the normalisation on load, and of the slope that a data gradient is multiplied with before it is stored.
 _INPUT: dict[str, Any] = {"input_activation": "none", "input_alpha": 0.0, "input_beta": 0.0}

@@ -12,20 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
 from homespun.ops.activation import onnx_slope
-
-#: How training kernels are told in what activations are stored.
-_STORAGE = {"float32": 0, "bfloat16": 1, "float16": 2}
-
-
-def is_half(t: TensorType) -> int:
-    """The kernels' number for a tensor's storage: 0 float32, 1 bfloat16, 2 float16."""
-    if t.dtype not in _STORAGE:
-        raise ShapeError(f"training kernels store {', '.join(_STORAGE)}, not {t.dtype}")
-    return _STORAGE[t.dtype]
+from homespun.ops.storage import is_half
 
 
 def rows_of(t: TensorType) -> int:
