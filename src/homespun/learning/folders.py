@@ -72,9 +72,8 @@ def read_sources(photos: Sequence[LabelledPhoto], table: Path) -> list[LabelledP
 def split(photos: Sequence[LabelledPhoto], seed: int) -> tuple[list[int], list[int]]:
     """Rows to know and rows to test with, by source; the same for the same photos and seed.
 
-    A third of the topics, drawn by `seed`, is only in the test: the new ones. Of a known topic with several sources,
-    the largest is known and the others are tested; of one with a single source, the last photos in the source's own
-    order, so that neighbours of one event stay on one side.
+    A third of the topics, drawn by `seed`, is only in the test: the new ones. Of a known topic some photos are tested,
+    as `hold_out` says.
     """
     topics = sorted({photo.topic for photo in photos})
     if len(topics) < 3:
@@ -87,18 +86,26 @@ def split(photos: Sequence[LabelledPhoto], seed: int) -> tuple[list[int], list[i
         if topic in new:
             test += rows
             continue
-        sources = [photos[row].source for row in rows]
-        largest = max(sorted(set(sources)), key=sources.count)
-        others = [row for row in rows if photos[row].source != largest]
-        if len(others) >= 5:
-            known += [row for row in rows if photos[row].source == largest]
-            test += others
-        else:
-            rows.sort(key=lambda row: (photos[row].source, photos[row].origin))
-            cut = len(rows) - round(TEST_SHARE * len(rows))
-            known += rows[:cut]
-            test += rows[cut:]
+        first, second = hold_out(photos, rows)
+        known += first
+        test += second
     return known, test
+
+
+def hold_out(photos: Sequence[LabelledPhoto], rows: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Of the rows of one topic those to learn from and those to test with.
+
+    With several sources, the largest is learnt from and the others are tested; with a single one, the last photos in
+    the source's own order are tested, so that neighbours of one event stay on one side.
+    """
+    sources = [photos[row].source for row in rows]
+    largest = max(sorted(set(sources)), key=sources.count)
+    others = [row for row in rows if photos[row].source != largest]
+    if len(others) >= 5:
+        return [row for row in rows if photos[row].source == largest], others
+    ordered = sorted(rows, key=lambda row: (photos[row].source, photos[row].origin))
+    cut = len(ordered) - round(TEST_SHARE * len(ordered))
+    return ordered[:cut], ordered[cut:]
 
 
 def embed_photos(
