@@ -95,6 +95,12 @@ class Homespun:
             seed=cell.seed,
         )
 
+    def save(self, path: Path) -> None:
+        self.trainer.save_checkpoint(path)
+
+    def load(self, path: Path) -> None:
+        self.trainer.restore(path)
+
     def features(self, x: np.ndarray) -> Any:
         return self.trainer.features(x)
 
@@ -129,6 +135,16 @@ class PyTorch:
         groups = [{"params": new, "scale": 1.0}] + ([{"params": old, "scale": BACKBONE_RATE}] if old else [])
         self.optimizer = torch.optim.Adam(groups, LEARNING_RATE)
         self.torch, self.mixed = torch, cell.precision == "mixed"
+
+    def save(self, path: Path) -> None:
+        state = (self.twin.state_dict(), self.optimizer.state_dict(), self.torch.get_rng_state())
+        self.torch.save(state, path)
+
+    def load(self, path: Path) -> None:
+        twin, optimizer, random = self.torch.load(path)
+        self.twin.load_state_dict(twin)
+        self.optimizer.load_state_dict(optimizer)
+        self.torch.set_rng_state(random)
 
     def _images(self, x: np.ndarray) -> Any:
         return self.torch.from_numpy(x).permute(0, 3, 1, 2)  # channels last as it comes
@@ -170,8 +186,8 @@ def trainable(model: hs.Graph, mode: str) -> Any:
 # -- one cell, in a process of its own -------------------------------------------------------------------------------
 
 
-def measure(cell: Cell, data: Path, weights: Path) -> dict[str, Any]:
-    """Train and test; then time some steps. Raises as the library does."""
+def measure(cell: Cell, data: Path, weights: Path, keep: Path) -> dict[str, Any]:
+    """Train and test. After each epoch `keep`, and a file beside it, hold what a later call goes on from."""
     import homespun as hs
 
     if cell.engine == "pytorch":
@@ -184,21 +200,26 @@ def measure(cell: Cell, data: Path, weights: Path) -> dict[str, Any]:
     engine = Homespun(model, cell) if cell.engine == "homespun" else PyTorch(model, cell)
     epochs = HEAD_EPOCHS if cell.mode == "head" else cell.epochs
     schedule = hs.schedules.Cosine(epochs * train.steps(BATCH))
-    began = time.perf_counter()
-    step, losses, cache = 0, [], []
-    for epoch in range(epochs):
+    losses, seconds, peak = [], 0.0, 0.0
+    if keep.exists():
+        losses, seconds, peak = json.loads(keep.read_text())
+        engine.load(state_of(keep, len(losses)))
+    cache: list[Any] = []
+    while len(losses) < epochs:
+        epoch, began, sums = len(losses), time.perf_counter(), []
         if cell.mode == "head":
             cache = cache or [(engine.features(x), y) for x, y in train.batches(epoch=0, size=BATCH)]
             batches: Any = cache
         else:
             batches = ((engine.features(x), y) for x, y in train.batches(epoch=epoch, size=BATCH))
-        sums = []
-        for features, y in batches:
+        for step, (features, y) in enumerate(batches, epoch * train.steps(BATCH)):
             sums.append(engine.step(features, y, LEARNING_RATE * schedule.factor(step)))
-            step += 1
         losses.append(statistics.mean(sums))
-    seconds = time.perf_counter() - began
-    peak = resident("VmHWM") - before
+        seconds, peak = seconds + time.perf_counter() - began, max(peak, resident("VmHWM") - before)
+        if cell.mode != "head":  # an epoch of a head is short
+            engine.save(state_of(keep, len(losses)))
+            write_whole(keep, json.dumps([losses, seconds, peak]))
+            state_of(keep, len(losses) - 1).unlink(missing_ok=True)
     right, count = engine.correct(test.evaluation_batches(size=BATCH))
     return {
         **asdict(cell),
@@ -285,11 +306,23 @@ def run_cell(kind: str, cell: Cell, options: argparse.Namespace) -> dict[str, An
 
 def write_cell(given: dict[str, Any], data: Path, weights: Path) -> None:
     cell = Cell(**given["cell"])
-    result = measure(cell, data, weights) if given["kind"] == "cells" else time_steps(cell, weights)
     path = Path(given["out"])
+    keep = path.with_suffix(".begun")
+    result = measure(cell, data, weights, keep) if given["kind"] == "cells" else time_steps(cell, weights)
+    write_whole(path, json.dumps(result, indent=1))
+    state_of(keep, cell.epochs).unlink(missing_ok=True)
+    keep.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1))
+    partial.write_text(text)
     partial.replace(path)
+
+
+def state_of(keep: Path, epochs: int) -> Path:
+    """The file with an engine's state after some epochs."""
+    return keep.with_suffix(f".{epochs}.state")
 
 
 def differences(results: list[dict[str, Any]], first: dict[str, str], second: dict[str, str]) -> list[float]:
