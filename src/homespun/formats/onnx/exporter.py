@@ -93,15 +93,11 @@ class Signature:
     def model(self, write: OnnxWriter, name: str, metadata: Mapping[str, str] | None = None) -> Any:
         """The whole model, without what nobody reads, checked by ONNX's own checker."""
         helper = self._onnx.helper
-        needed, nodes = {o.name for o in self._outputs}, []
-        for node in reversed(write.nodes):
-            if needed.intersection(node.output):
-                nodes.append(node)
-                needed.update(node.input)
+        nodes, needed = write.finished({o.name for o in self._outputs})
         inputs = {i.name for i in self._inputs}
         arrays = [a for a in write.initializers if a.name in needed or a.name in inputs]
         model = helper.make_model(
-            helper.make_graph(nodes[::-1], name, self._inputs, self._outputs, arrays),
+            helper.make_graph(nodes, name, self._inputs, self._outputs, arrays),
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=_IR_VERSION,
             producer_name="homespun",

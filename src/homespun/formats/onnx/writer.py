@@ -6,7 +6,7 @@ written only where one is asked for that is not there yet, so that a network of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class OnnxWriter:
         self._first: dict[str, str] = {}
         self._constants: dict[Any, str] = {}
         self._taken: set[str] = set()
+        self._made: set[str] = set()
+        self._renamed: dict[str, str] = {}
         self._stem = "node"
 
     def enter(self, graph: Graph, types: Mapping[str, TensorType]) -> None:
@@ -131,6 +133,7 @@ class OnnxWriter:
         names = [o if isinstance(o, str) else self._constant(o) for o in operands]
         out = [self.fresh(stem or f"{self._stem}/{op}") for _ in range(outputs)]
         self.nodes.append(self._onnx.helper.make_node(op, names, out, name=out[0], **given))
+        self._made.update(out)
         return out[0] if outputs == 1 else out
 
     def give(self, name: str, onnx_name: str, first: bool = False) -> None:
@@ -179,18 +182,25 @@ class OnnxWriter:
         return name
 
     def rename(self, old: str, new: str) -> bool:
-        """Give an output of a node another name everywhere; False if that is not possible."""
-        if new in self._taken or not any(old in node.output for node in self.nodes):
+        """Give a node's output another name in the finished graph; False if that is not possible."""
+        if new in self._taken or old not in self._made or old in self._renamed:
             return old == new
         self._taken.add(new)
-        for node in self.nodes:
+        self._renamed[old] = new
+        return True
+
+    def finished(self, outputs: Collection[str]) -> tuple[list[Any], set[str]]:
+        """(the nodes that these outputs need, under their final names; all names that are read)."""
+        needed, nodes = set(outputs), []
+        for node in reversed(self.nodes):
             for names in (node.input, node.output):
                 for i, name in enumerate(names):
-                    if name == old:
-                        names[i] = new
-        for table in (self._ours, self._first, self.next):
-            table.update({k: new for k, v in table.items() if v == old})
-        return True
+                    if name in self._renamed:
+                        names[i] = self._renamed[name]
+            if needed.intersection(node.output):
+                nodes.append(node)
+                needed.update(node.input)
+        return nodes[::-1], needed
 
     def _constant(self, value: float | Array) -> str:
         array = np.asarray(value, np.float32) if type(value) in (int, float) else np.asarray(value)
