@@ -1,37 +1,32 @@
-"""Training steps beside PyTorch: MobileNetV2, the same batch, turns step by step in one run.
+"""Training steps beside other engines: MobileNetV2, the same batch, turns step by step in one run.
 
     pip install -r benchmarks/requirements-peers.txt
     python benchmarks/training_step.py [--batches 8,32] [--precisions float32,mixed] [--threads 2] [--json FILE]
-    python benchmarks/training_step.py --kernels       # time of each kernel of a step, without a peer
+    python benchmarks/training_step.py --more-peers build/more-peers/bin/python    # onnxruntime-training and MNN too
     python benchmarks/training_step.py --pauses 200    # how long a pause takes to hold, and what memory it gives back
 
-Each engine runs in a process of its own, so that working sets (peak less what the import took) can be told apart, and
-waits asleep while the other has its turn. PyTorch runs as its users would run it fastest here: channels last for large
-batches and for bfloat16 autocast.
+PyTorch runs as its users would run it fastest here: channels last for large batches and for bfloat16 autocast. The
+other peers have an environment of their own (requirements-more-peers.txt), since onnxruntime-training replaces onnxruntime.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import resource
 import statistics
+import sys
 import threading
 import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-Step = Callable[[], object]
+from turns import Report, Step, peak, serve, take_turns
 
-
-def peak() -> float:
-    """Largest resident set of this process so far, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+__all__ = ["peak"]
+HERE = Path(__file__).resolve()
 
 
 def samples(batch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,52 +34,26 @@ def samples(batch: int) -> tuple[np.ndarray, np.ndarray]:
     return random.standard_normal((batch, 224, 224, 3), np.float32), random.integers(0, 1000, batch)
 
 
-def homespun(precision: str, batch: int, threads: int) -> Step:
+def trainer_of(precision: str, batch: int, threads: int) -> Any:
     import homespun as hs
 
-    trainer = hs.Trainer(
-        hs.zoo.mobilenet_v2(classes=1000),
-        loss=hs.losses.CrossEntropy(),
-        optimizer=hs.optim.SGD(0.01, momentum=0.9),
-        batch=batch,
-        precision=precision,
-        threads=threads,
-    )
+    model, optimizer = hs.zoo.mobilenet_v2(classes=1000), hs.optim.SGD(0.01, momentum=0.9)
+    return hs.Trainer(model, hs.losses.CrossEntropy(), optimizer, batch=batch, precision=precision, threads=threads)
+
+
+def homespun(precision: str, batch: int, threads: int) -> Step:
+    trainer = trainer_of(precision, batch, threads)
     x, y = samples(batch)
     return lambda: trainer.step(x, y)
-
-
-def torch_network() -> Any:
-    """MobileNetV2 (Sandler et al. 2018, table 2) as a PyTorch module, in training mode."""
-    import torch
-    from torch import nn
-
-    class Residual(nn.Sequential):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x + super().forward(x)
-
-    def layer(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-        conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-        return [conv, nn.BatchNorm2d(outputs), nn.ReLU6(inplace=True)]
-
-    layers, inputs = layer(3, 32, 3, 2), 32
-    stages = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
-    for expansion, outputs, repeats, first_stride in stages:
-        for i in range(repeats):
-            stride, hidden = first_stride if i == 0 else 1, inputs * expansion
-            expand = layer(inputs, hidden) if expansion > 1 else []
-            block = [*expand, *layer(hidden, hidden, 3, stride, hidden), *layer(hidden, outputs)[:2]]
-            layers.append(Residual(*block) if stride == 1 and inputs == outputs else nn.Sequential(*block))
-            inputs = outputs
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(1280, 1000)]
-    return nn.Sequential(*layers, *layer(320, 1280), *head).train()
 
 
 def pytorch(precision: str, batch: int, threads: int) -> Step:
     import torch
 
+    from torch_mobilenet import mobilenet_v2
+
     torch.set_num_threads(threads)
-    network = torch_network()
+    network = mobilenet_v2()
     images, labels = samples(batch)
     x, y = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
     if precision == "mixed" or batch >= 32:
@@ -104,92 +73,53 @@ def pytorch(precision: str, batch: int, threads: int) -> Step:
 
 ENGINES = {"homespun": homespun, "pytorch": pytorch}
 IMPORTS = {"homespun": "homespun", "pytorch": "torch"}
+MORE_PEERS = {"onnxruntime": "onnxruntime_step.py", "mnn": "mnn_step.py"}
 
 
-def serve(engine: str, precision: str, batch: int, threads: int, pipe: Connection) -> None:
-    """One step for each message; a report at the end."""
-    __import__(IMPORTS[engine])
-    before = peak()
-    step = ENGINES[engine](precision, batch, threads)
-    began = time.perf_counter()
-    step()
-    first = time.perf_counter() - began
-    step()
-    while pipe.recv():
-        began = time.perf_counter()
-        step()
-        pipe.send(time.perf_counter() - began)
-    pipe.send({"first_s": first, "working_set_mb": peak() - before})
-
-
-def compare(precision: str, batch: int, threads: int, turns: int) -> dict[str, float]:
-    """Medians, minima, working sets, and ratios of ours to PyTorch's."""
-    context = multiprocessing.get_context("spawn")
-    pipes, times = {}, {e: [] for e in ENGINES}
-    for engine in ENGINES:
-        ours, theirs = context.Pipe()
-        context.Process(target=serve, args=(engine, precision, batch, threads, theirs), daemon=True).start()
-        theirs.close()  # or a process that fails would be waited for without end
-        pipes[engine] = ours
-    for _ in range(turns):
-        for engine, pipe in pipes.items():
-            pipe.send(True)
-            times[engine].append(pipe.recv())
-    row: dict[str, float] = {}
-    for engine, pipe in pipes.items():
-        pipe.send(False)
-        report = pipe.recv()
-        row[f"{engine}_ms"] = 1e3 * statistics.median(times[engine])
-        row[f"{engine}_least_ms"] = 1e3 * min(times[engine])
-        row[f"{engine}_mb"], row[f"{engine}_first_s"] = report["working_set_mb"], report["first_s"]
-    row["time_ratio"] = row["homespun_ms"] / row["pytorch_ms"]
-    row["memory_ratio"] = row["homespun_mb"] / row["pytorch_mb"]
-    return row
-
-
-def print_kernels(precision: str, batch: int, threads: int) -> None:
-    step = homespun(precision, batch, threads)
-    trainer = next(c.cell_contents for c in step.__closure__ if hasattr(c.cell_contents, "pause"))  # type: ignore[attr-defined]
-    compiled = trainer._main_program()
-    compiled.program.profile(True)
-    runs = []
-    for _ in range(12):
-        step()
-        runs.append(list(compiled.program.timings()))
-    totals: dict[str, list[float]] = {}
-    for call, seconds in zip(compiled.lowered.instructions, np.median(runs, axis=0), strict=True):
-        totals.setdefault(call[0], []).append(1e3 * float(seconds))
-    for kernel, parts in sorted(totals.items(), key=lambda item: -sum(item[1])):
-        print(f"{kernel:36} {sum(parts):8.2f} ms in {len(parts)} calls")
+def compare(precision: str, batch: int, options: argparse.Namespace) -> dict[str, Report]:
+    settings = [precision, str(batch), str(options.threads)]
+    commands = {e: [sys.executable, str(HERE), "--serve", e, *settings] for e in ENGINES}
+    if options.more_peers and precision == "float32":
+        commands |= {e: [options.more_peers, str(HERE.with_name(f)), *settings[1:]] for e, f in MORE_PEERS.items()}
+    return take_turns(commands, options.turns)
 
 
 def print_pauses(count: int, threads: int) -> None:
-    step = homespun("float32", 8, threads)
-    trainer = next(c.cell_contents for c in step.__closure__ if hasattr(c.cell_contents, "pause"))  # type: ignore[attr-defined]
-    step()
+    """Pauses at random moments of steps; with memory given back, how much less is resident while it holds."""
+    trainer = trainer_of("float32", 8, threads)
+    x, y = samples(8)
+    trainer.step(x, y)
+    arena = trainer.memory.arena
     ended = threading.Event()
 
     def work() -> None:
         while not ended.is_set():
-            step()
+            trainer.step(x, y)
 
     worker = threading.Thread(target=work)
     worker.start()
     random = np.random.default_rng(0)
     for release in (False, True):
-        waits = []
+        waits, given = [], []
         for _ in range(count):
-            time.sleep(float(random.uniform(0.02, 0.15)))
-            began = time.perf_counter()
+            time.sleep(float(random.uniform(0.2, 0.4)))
+            before, began = resident(), time.perf_counter()
             trainer.pause(release_memory=release)
             waits.append(1e3 * (time.perf_counter() - began))
+            given.append((before - resident()) / arena)
             trainer.resume()
         print(
             f"pause, release_memory={release}: median {statistics.median(waits):.1f} ms, "
             f"99th percentile {np.quantile(waits, 0.99):.1f} ms, most {max(waits):.1f} ms"
+            + (f"; share of the arena given back: median {statistics.median(given):.0%}" if release else "")
         )
     ended.set()
     worker.join()
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def main() -> None:
@@ -198,28 +128,32 @@ def main() -> None:
     parser.add_argument("--precisions", default="float32,mixed")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--more-peers", metavar="PYTHON", help="Python of the environment with the other peers")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--kernels", action="store_true")
     parser.add_argument("--pauses", type=int, default=0)
+    parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.serve:
+        engine, precision, batch, threads = options.serve
+        serve(IMPORTS[engine], partial(ENGINES[engine], precision, int(batch), int(threads)))
+        return
+    if options.pauses:
+        print_pauses(options.pauses, options.threads)
+        return
     rows = []
     for precision in options.precisions.split(","):
         for batch in map(int, options.batches.split(",")):
-            if options.kernels:
-                print(f"-- {precision}, batch {batch}")
-                print_kernels(precision, batch, options.threads)
-                continue
-            if options.pauses:
-                break
-            row = compare(precision, batch, options.threads, options.turns)
-            rows.append({"precision": precision, "batch": batch, **row})
-            print(
-                f"{precision} batch {batch}: {row['homespun_ms']:.0f} vs {row['pytorch_ms']:.0f} ms = "
-                f"{row['time_ratio']:.2f}x; working set {row['homespun_mb']:.0f} vs {row['pytorch_mb']:.0f} MB = "
-                f"{row['memory_ratio']:.2f}x"
-            )
-    if options.pauses:
-        print_pauses(options.pauses, options.threads)
+            reports = compare(precision, batch, options)
+            ours = reports["homespun"]
+            for engine, r in reports.items():
+                rows.append({"precision": precision, "batch": batch, "engine": engine, "ms": r.ms,
+                             "least_ms": r.least_ms, "mb": r.working_set_mb, "first_s": r.first_s})  # fmt: skip
+                print(
+                    f"{precision} batch {batch:2} {engine:12} {r.ms:6.0f} ({r.least_ms:.0f}) ms, working set "
+                    f"{r.working_set_mb:5.0f} MB, first step {r.first_s:5.2f} s; Homespun takes {ours.ms / r.ms:.2f} "
+                    f"of its time, {ours.working_set_mb / r.working_set_mb:.2f} of its memory",
+                    flush=True,
+                )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
 
