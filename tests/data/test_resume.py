@@ -75,6 +75,23 @@ def test_stopped_in_the_middle_of_an_epoch_and_resumed(root, uninterrupted, stop
     assert whole[-1]["validation_loss"] == parts[-1]["validation_loss"]
 
 
+def test_the_size_of_a_step_changes_between_epochs_only(root: Path, tmp_path: Path) -> None:
+    class Stop(callbacks.Callback):
+        def on_step(self, trainer: Trainer, result: hs.StepResult) -> bool:
+            return result.step == 2
+
+    train = made(root, workers=0)[0]
+    trainer = trainer_for()
+    trainer.fit(train, 2, callbacks=[Stop()])
+    trainer.save_checkpoint(tmp_path / "within.hsp")
+    with pytest.raises(hs.OptionError, match="steps of 8 samples"):
+        Trainer.from_checkpoint(tmp_path / "within.hsp", batch=16)
+    assert Trainer.from_checkpoint(tmp_path / "within.hsp", batch=8, accumulate=1).progress.batch == 2
+    trainer.fit(train, 2)
+    trainer.save_checkpoint(tmp_path / "between.hsp")
+    assert Trainer.from_checkpoint(tmp_path / "between.hsp", batch=16).batch == 16
+
+
 def test_cached_features_train_as_uncached_ones_in_every_order(root: Path) -> None:
     train = made(root, workers=2)[0]
     with pytest.raises(hs.OptionError, match="augmented"):

@@ -117,6 +117,12 @@ def _take_states(path: str | Path, graph: Graph, described: dict[str, Any]) -> d
 def _restore(
     trainer: Trainer, path: str | Path, graph: Graph, described: dict[str, Any], states: dict[str, Any]
 ) -> None:
+    began, ours_now = (o["batch"] * o["accumulate"] for o in (described["options"], vars(trainer)))
+    if described["progress"]["batch"] and began != ours_now:
+        raise OptionError(
+            f"{path}: stands within an epoch of steps of {began} samples; with steps of {ours_now} (batch times "
+            f"accumulate) some would come twice, or never. Change that between two epochs"
+        )
     if described["trainable"] != list(trainer.trainable):
         raise FormatError(f"{path}: the checkpoint trained other parameters than this trainer does")
     for what, ours in (("parameter", trainer.parameters(copy=False)), ("state", trainer.state(copy=False))):
