@@ -152,10 +152,13 @@ def _measure(each: Round, shots: Sequence[int], seed: int) -> dict[str, Any]:
         support = np.concatenate([rows[:k] for rows in pools.values()])
         for row in support:
             learner.learn(str(row), each.features[row], positive=[str(each.topics[row])])
+        alone = _judge(learner, each, queries).accuracy
+        _observe(learner, each, np.concatenate([tested, queries]))
         new, old = _judge(learner, each, queries), _judge(learner, each, tested)
         everything = np.concatenate([each.known, support])
         result["shots"][str(k)] = {
             "new": new.accuracy,
+            "new_alone": alone,
             "known": old.accuracy,
             "known_change": old.accuracy - before.accuracy,
             "nearest_mean_new": _nearest_mean(each, everything, queries),
@@ -165,6 +168,7 @@ def _measure(each: Round, shots: Sequence[int], seed: int) -> dict[str, Any]:
         }
         for row in support:
             learner.forget(str(row))
+        learner.observe([], [])
     whole = np.concatenate([each.known, *pools.values()])
     if np.unique(each.topics[whole], return_counts=True)[1].min() >= FOLDS:
         full = fit_builtin(each.features[whole], each.topics[whole].tolist(), calibration=built.calibration).learner()
@@ -217,6 +221,11 @@ def _judge(learner: TopicLearner, each: Round, rows: npt.NDArray[np.intp]) -> Ju
     confidences = learner.confidences(each.features[rows])
     best = confidences.argmax(axis=1)
     return Judged(each.topics[rows], np.array(learner.topics)[best], confidences.max(axis=1))
+
+
+def _observe(learner: TopicLearner, each: Round, rows: npt.NDArray[np.intp]) -> None:
+    """Lets a learner see photos without their topics, as the album lets it see its library."""
+    learner.observe(learner.prepare(each.features[rows]), [str(row) for row in rows])
 
 
 def _nearest_mean(each: Round, train: npt.NDArray[np.intp], rows: npt.NDArray[np.intp]) -> float:
@@ -275,6 +284,7 @@ def _correct(learner: TopicLearner, each: Round, row: int) -> bool:
 def _corrections(learner: TopicLearner, each: Round, rows: npt.NDArray[np.intp]) -> dict[str, float]:
     """Accuracy on one half of photos after a user corrected wrong ones of the other half, in the order they came."""
     seen, asked = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    _observe(learner, each, rows)
     curve = {"0": _judge(learner, each, asked).accuracy}
     done = 0
     for row in seen:
@@ -296,6 +306,7 @@ def _weakest(learner: TopicLearner, each: Round, rows: npt.NDArray[np.intp], bef
     name = min(scores, key=lambda topic: scores[topic])
     mine, others = rows[each.topics[rows] == name], rows[each.topics[rows] != name]
     spoken: list[int] = []
+    _observe(learner, each, rows)
     for row in mine:
         if len(spoken) < 10 and _correct(learner, each, int(row)):
             spoken.append(int(row))

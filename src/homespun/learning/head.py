@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun.learning.calibration import Calibration
+from homespun.learning.expansion import MOST, ROUNDS, WORTH, Library, chosen, leads, take
 from homespun.learning.space import Floats
 
 TYPICAL = 0.65
@@ -35,7 +36,7 @@ _BLOCK = 4096
 class TopicStatistics:
     """What is kept of a set of photos: how many, and the sum (d,) of their coordinates."""
 
-    count: int
+    count: float
     total: npt.NDArray[np.float64]
 
 
@@ -78,33 +79,65 @@ def fit_head(
     positive: Mapping[str, TopicStatistics],
     negative: Mapping[str, TopicStatistics],
     calibration: Calibration,
+    library: Library | None = None,
+    known: Sequence[str] = (),
 ) -> Head:
-    """The head for `topics`, whose order is that of its columns."""
-    prototypes, columns, bonus = [], [], []
-    against = 0
-    for statistics in (builtin, positive, negative):
-        for column, name in enumerate(topics):
-            found = statistics.get(name)
-            if found is None or not found.count:
-                continue
-            new = statistics is positive and name not in builtin
-            length = max(float(np.linalg.norm(found.total)), 1e-12)
-            prototypes.append(found.total / length * (_gain(found.count) ** FEW if new else 1.0))
-            columns.append(column)
-            bonus.append(LEAN if new else 0.0)
-            against += statistics is negative
-    width = len(prototypes[0]) if prototypes else 0
+    """The head for `topics`, whose order is that of its columns.
+
+    `positive` and `negative` are what a family said; with a `library`, its photos but for the `known` ones expand what
+    is positive. Built-in topics come first among `topics`, as they do in `library`.
+    """
+    own = [name for name in topics if name in positive and positive[name].count]
+    shown = [positive[name] for name in own]
+    gains = [name not in builtin for name in own]
+    if library is not None and own:
+        owner = np.array([list(builtin).index(name) if name in builtin else -1 for name in own], np.intp)
+        bonus = np.array([LEAN if new else 0.0 for new in gains], np.float32)
+        for _ in range(ROUNDS):
+            directions = np.array(
+                [_direction(*pair) for pair in zip(shown, gains, strict=True)], np.float32
+            )
+            rows = chosen(library, list(leads(library, directions, bonus, owner)), known)
+            shown = [_expanded(positive[name], take(library, each)) for name, each in zip(own, rows, strict=True)]
+    parts = [(name, _direction(builtin[name]), 0.0) for name in topics if name in builtin and builtin[name].count]
+    parts += [
+        (name, _direction(statistics, new), LEAN if new else 0.0)
+        for name, statistics, new in zip(own, shown, gains, strict=True)
+    ]
+    against = [(name, _direction(negative[name]), 0.0) for name in topics if name in negative and negative[name].count]
+    everything = parts + against
+    column = {name: index for index, name in enumerate(topics)}
+    width = len(everything[0][1]) if everything else 0
     return Head(
-        prototypes=np.array(prototypes, np.float32).reshape(len(columns), width),
-        column=np.array(columns, np.intp),
-        bonus=np.array(bonus, np.float32),
-        against=against,
+        prototypes=np.array([direction for _, direction, _ in everything], np.float32).reshape(-1, width),
+        column=np.array([column[name] for name, _, _ in everything], np.intp),
+        bonus=np.array([bonus for _, _, bonus in everything], np.float32),
+        against=len(against),
         topics=len(topics),
         calibration=calibration,
     )
 
 
-def _gain(count: int) -> float:
+def builtin_directions(builtin: Mapping[str, TopicStatistics]) -> Floats:
+    """Directions (T, d) of topics that ship, as `Library` compares photos with."""
+    return np.array([_direction(statistics) for statistics in builtin.values()], np.float32)
+
+
+def _direction(statistics: TopicStatistics, new: bool = False) -> npt.NDArray[np.float64]:
+    """The direction (d,) of a topic: of unit length, or a little longer for a new one of few photos."""
+    length = max(float(np.linalg.norm(statistics.total)), 1e-12)
+    return statistics.total / length * (_gain(statistics.count) ** FEW if new else 1.0)
+
+
+def _expanded(shown: TopicStatistics, found: Floats) -> TopicStatistics:
+    """A topic's statistics with photos (n, d) that were found to belong to it."""
+    if not len(found):
+        return shown
+    worth = WORTH * len(found) / MOST
+    return TopicStatistics(shown.count + worth, shown.total + worth * found.mean(axis=0, dtype=np.float64))
+
+
+def _gain(count: float) -> float:
     """How much nearer photos would be to a topic's true direction than to the mean of `count` of them.
 
     With unit vectors whose mean has length r, the mean of k has squared length r^2 + (1 - r^2) / k on average, so

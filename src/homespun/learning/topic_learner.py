@@ -6,7 +6,7 @@ those. So the order of examples leaves no trace, and forgetting one is subtracti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ import numpy.typing as npt
 from homespun.errors import OptionError, ShapeError
 from homespun.learning import storage
 from homespun.learning.calibration import Calibration
-from homespun.learning.head import Head, TopicStatistics, fit_head
+from homespun.learning.expansion import Library
+from homespun.learning.head import Head, TopicStatistics, builtin_directions, fit_head
 from homespun.learning.space import GRID, FeatureSpace, Floats, Grid
 
 
@@ -68,6 +69,7 @@ class TopicLearner:
         self._examples: dict[str, Example] = {}
         self._positive: dict[str, _Sum] = {}
         self._negative: dict[str, _Sum] = {}
+        self._library: Library | None = None
         self._head: Head | None = None
 
     @classmethod
@@ -202,6 +204,19 @@ class TopicLearner:
         """
         return Prepared(self._space.project(features))
 
+    def observe(self, photos: Prepared | Sequence[Prepared], keys: Sequence[str]) -> None:
+        """Tells which photos there are, so that those of which nothing was said sharpen topics shown by few.
+
+        `photos`, in one piece or several, replace those of the last call; `keys` name them, row by row. They are kept
+        as they are given, not copied, and not saved: a loaded learner has to be told again. With no photos, examples alone
+        count. Raises ShapeError for photos prepared by another learner, OptionError for too few or too many keys.
+        """
+        pieces = [self._matrix(piece) for piece in ([photos] if isinstance(photos, Prepared) else photos)]
+        if sum(map(len, pieces)) != len(keys):
+            raise OptionError(f"{len(keys)} keys for {sum(map(len, pieces))} photos; each needs one")
+        self._library = Library.beside(builtin_directions(self._builtin), pieces, keys) if len(keys) else None
+        self._head = None
+
     def scores(self, features: npt.ArrayLike | Prepared) -> Floats:
         """How well photos fit topics, (N, topics) float32, as log-odds: above zero means more likely in than not."""
         return self._current_head().log_odds(self._matrix(features))
@@ -237,6 +252,8 @@ class TopicLearner:
                 _statistics(self._positive),
                 _statistics(self._negative),
                 self._calibration,
+                self._library,
+                sorted(self._examples),
             )
         return self._head
 
