@@ -202,8 +202,10 @@ class Family(RuleBasedStateMachine):
         assert {topic: in_topic(self.album, topic) for topic in there} == members
 
     def fresh_learner(self, labels: dict[tuple[int, str], bool], there: list[str]) -> Any:
-        """A learner that was told what holds now, once, and nothing else."""
+        """A learner that saw the library and was told what holds now, once, and nothing else."""
         learner = new_learner()
+        library = np.stack([feature(picture.colour, picture.shade) for picture in PICTURES])
+        learner.observe(learner.prepare(library), [str(photo_id) for photo_id in self.ids])
         for topic in there:
             if topic not in learner.topics:
                 learner.add_topic(topic)

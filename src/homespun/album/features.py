@@ -58,6 +58,11 @@ class PreparedPhotos:
             for start in range(0, len(ids), CHUNK):
                 yield ids[start : start + CHUNK], rows[start : start + CHUNK]
 
+    def pieces(self) -> tuple[Ids, list[Rows]]:
+        """The ids (N,) of all photos, and their rows in one piece or several."""
+        ids = [block for block, _ in self._blocks]
+        return np.concatenate(ids) if ids else np.zeros(0, np.int64), [rows for _, rows in self._blocks]
+
     def take(self, ids: Ids) -> Rows:
         """The rows (M, d) of these photos, in this order; may be called while another thread adds photos.
 

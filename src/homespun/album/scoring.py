@@ -54,6 +54,7 @@ class Scoreboard:
         self.family = family
         self.photos = PreparedPhotos(store, backbone, family.learner)
         self._examples: dict[str, Example] = {}
+        self._seen = 0
         self._blas = ThreadpoolController()
         with store.reader() as connection:
             self.standing = standings.read(connection)
@@ -76,6 +77,9 @@ class Scoreboard:
         examples = read_examples(connection, topics)
         learnt = self.family.follow([topic.key for topic in topics], examples, self._feature_of)
         everything = learnt or not before.scored.any()
+        if len(self.photos) != self._seen and (self.family.learner.keys or everything):
+            self._look_around()
+            everything = True
         scored, confidences, present = self._score(before, None if everything else touched)
 
         said = read_said(connection, before.ids, topics)
@@ -112,6 +116,12 @@ class Scoreboard:
         norms = float(np.linalg.norm(a) * np.linalg.norm(b))
         return norms > 0 and float(a @ b) / norms >= EDIT_LIKENESS
 
+    def _look_around(self) -> None:
+        """Show the learner all photos that there are now: what stands is a function of the labels and of these."""
+        ids, pieces = self.photos.pieces()
+        self.family.learner.observe([Prepared(piece) for piece in pieces], [str(photo_id) for photo_id in ids.tolist()])
+        self._seen = len(ids)
+
     def _feature_of(self, key: str) -> Feature | None:
         ids, vectors = self._store.features(self._backbone, [int(key)])
         return vectors[0] if len(ids) else None
@@ -137,10 +147,13 @@ class Scoreboard:
             present.T[:, rows] = log_odds > 0
             confidences.T[:, rows] = _sigmoid(log_odds)
 
+        chunks = list(self.photos.chunks())
         # The threads of NumPy's BLAS wait for each other without rest: beside anything else that keeps a core busy (an
         # index run does) they take ten times as long. Chunks on threads of their own don't wait.
         with self._blas.limit(limits=1, user_api="blas"), ThreadPoolExecutor(THREADS) as threads:
-            list(threads.map(score, self.photos.chunks()))
+            for _, vectors in chunks[:1]:
+                learner.scores(Prepared(vectors[:0]))  # draws up what it learnt once, rather than in each thread
+            list(threads.map(score, chunks))
         return scored, confidences, present
 
 

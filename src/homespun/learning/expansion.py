@@ -1,9 +1,9 @@
 """What unlabelled photos of a library add to topics of which a family showed only a few.
 
-A direction made from one photo is vague; photos that stand out as belonging to it make it sharper. This is average query
-expansion (Chum, Philbin, Sivic, Isard and Zisserman, "Total Recall", ICCV 2007), but the photos are chosen by how far
-they prefer the topic to all others rather than by how near they are. `head` asks for it; `TopicLearner.observe` has
-the photos. A pure function of both, so that learning stays exact.
+A direction made from one photo is vague; photos that stand out as belonging to it make it sharper. This is average
+query expansion (Chum, Philbin, Sivic, Isard and Zisserman, "Total Recall", ICCV 2007), but the photos are chosen by how
+far they prefer the topic to all others rather than by how near they are. `head` asks for it; `TopicLearner.observe`
+brings the photos. A pure function of both, so that learning stays exact.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ WORTH = 3.0
 """How many shown photos those count like, taken together."""
 LEAD = np.float32(0.08)
 """A photo has to fit the topic this much better than any other one (cosine)."""
+FIT = np.float32(0.45)
+"""A photo has to fit the topic this well: else, of photos that fit nothing, some would lead by chance."""
 ROUNDS = 2
 """How often photos are chosen anew, from the directions that the last choice made."""
 
@@ -72,7 +74,7 @@ class Library:
 
 
 def leads(library: Library, directions: Floats, bonus: Floats, owner: npt.NDArray[np.intp]) -> Iterator[Floats]:
-    """How far each photo prefers a topic to all others, (T, n) for block after block.
+    """How far each photo prefers a topic to all others, (T, n) for block after block; -1 where it fits too little.
 
     `directions` (T, d) are the family's, `bonus` (T,) is added to their fits, and `owner` (T,) is the built-in topic
     that each belongs to, -1 for a topic of the family's own: two directions of one topic don't compete.
@@ -90,7 +92,7 @@ def leads(library: Library, directions: Floats, bonus: Floats, owner: npt.NDArra
             next_best = near.max(axis=0)
             near[top, columns] = best
             np.maximum(rival, np.where(np.arange(count)[:, None] == top, next_best, best), out=rival)
-        near -= rival
+        near -= np.where(near >= FIT, rival, near + 1)
         yield near
 
 

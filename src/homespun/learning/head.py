@@ -94,9 +94,7 @@ def fit_head(
         owner = np.array([list(builtin).index(name) if name in builtin else -1 for name in own], np.intp)
         bonus = np.array([LEAN if new else 0.0 for new in gains], np.float32)
         for _ in range(ROUNDS):
-            directions = np.array(
-                [_direction(*pair) for pair in zip(shown, gains, strict=True)], np.float32
-            )
+            directions = np.array([_direction(*pair) for pair in zip(shown, gains, strict=True)], np.float32)
             rows = chosen(library, list(leads(library, directions, bonus, owner)), known)
             shown = [_expanded(positive[name], take(library, each)) for name, each in zip(own, rows, strict=True)]
     parts = [(name, _direction(builtin[name]), 0.0) for name in topics if name in builtin and builtin[name].count]
@@ -109,7 +107,7 @@ def fit_head(
     column = {name: index for index, name in enumerate(topics)}
     width = len(everything[0][1]) if everything else 0
     return Head(
-        prototypes=np.array([direction for _, direction, _ in everything], np.float32).reshape(-1, width),
+        prototypes=np.array([direction for _, direction, _ in everything], np.float32).reshape(len(everything), width),
         column=np.array([column[name] for name, _, _ in everything], np.intp),
         bonus=np.array([bonus for _, _, bonus in everything], np.float32),
         against=len(against),

@@ -41,12 +41,23 @@ def table(result: dict[str, Any]) -> str:
         "",
     ]
     if "shots" in result and isinstance(result["shots"], dict):
-        heading = ("photos each", "new topics", "near. mean", "known", "change", "near. mean", "calibr. error", "AUROC")
+        heading = (
+            "photos each",
+            "new topics",
+            "no library",
+            "near. mean",
+            "known",
+            "change",
+            "near. mean",
+            "calibr. error",
+            "AUROC",
+        )
         lines.append("  ".join(f"{word:>11}" for word in heading))
         for k, row in result["shots"].items():
             cells = (
                 k,
                 _n(row["new"]),
+                _n(row["new_alone"]),
                 _n(row["nearest_mean_new"]),
                 _n(row["known"]),
                 f"{100 * row['known_change']:+.1f}",
@@ -58,7 +69,7 @@ def table(result: dict[str, Any]) -> str:
         if "retrained" in result:
             everything = result["retrained"]
             lines.append(
-                "  ".join(f"{c:>11}" for c in ("everything", _n(everything["new"]), "", _n(everything["known"])))
+                "  ".join(f"{c:>11}" for c in ("everything", _n(everything["new"]), "", "", _n(everything["known"])))
             )
         lines.append("")
     lines.append("Corrections         " + "  ".join(f"{n}: {_n(value)}" for n, value in result["corrections"].items()))
@@ -99,6 +110,7 @@ def plot(result: dict[str, Any], out: Path) -> None:
         counts = [int(k) for k in result["shots"]]
         for key, label, style in (
             ("new", "new topics", "o-"),
+            ("new_alone", "new topics, without the library", "o-."),
             ("nearest_mean_new", "new topics, nearest class mean", "o--"),
             ("known", "known topics", "s-"),
             ("nearest_mean_known", "known topics, nearest class mean", "s--"),

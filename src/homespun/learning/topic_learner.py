@@ -208,8 +208,8 @@ class TopicLearner:
         """Tells which photos there are, so that those of which nothing was said sharpen topics shown by few.
 
         `photos`, in one piece or several, replace those of the last call; `keys` name them, row by row. They are kept
-        as they are given, not copied, and not saved: a loaded learner has to be told again. With no photos, examples alone
-        count. Raises ShapeError for photos prepared by another learner, OptionError for too few or too many keys.
+        as they are given, not copied, and not saved: a loaded learner has to be told again. With no photos, examples
+        alone count. Raises ShapeError for photos prepared by another learner, OptionError for too few or too many keys.
         """
         pieces = [self._matrix(piece) for piece in ([photos] if isinstance(photos, Prepared) else photos)]
         if sum(map(len, pieces)) != len(keys):
