@@ -19,6 +19,8 @@ RUN = [
     "README.zh-CN.md",
     "docs/eight-bit.md",
     "docs/engine.md",
+    "docs/memory.md",
+    "docs/pausing.md",
     "docs/training.md",
     "docs/adding-a-pass.md",
     "docs/adding-an-op.md",
