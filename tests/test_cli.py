@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from homespun.cli import main
@@ -285,6 +286,15 @@ def test_every_command_is_documented():
         for command in group.typer_instance.registered_commands:
             name = command.name or command.callback.__name__.replace("_", "-")
             assert f"homespun {group.name} {name}" in page, f"docs/command-line.md does not tell of {group.name} {name}"
+
+
+def test_every_option_of_training_is_documented():
+    from homespun.commands import build_app
+
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    command = typer.main.get_command(build_app()).commands["train"]
+    for option in [word for parameter in command.params for word in parameter.opts if word.startswith("--")]:
+        assert option in page or option == "--help", f"docs/training.md does not tell of {option}"
 
 
 def test_model_commands(run, tmp_path):

@@ -206,6 +206,7 @@ def test_early_stopping(run: Run, world: Path) -> None:
     ("words", "code", "told"),
     [
         (("nothing.hsp", "colours"), 1, "nothing.hsp: neither a file nor a network of the zoo"),
+        (("tinybert", "colours"), 1, "tinybert is no network for pictures"),
         (("small.hsp", "gone"), 1, "gone: there is no such folder"),
         (("small.hsp", "colours/red"), 1, "one class only, more"),
         (("small.hsp", "colours", "--trainable", "nose.*"), 1, "no parameter matches 'nose.*'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -191,8 +192,9 @@ def train(
 ) -> None:
     """Fine-tune a network on your photos.
 
-    Ctrl-C pauses: the run is saved, and the same command goes on with it, exactly where it was. So it does when the
-    process was killed, from its last checkpoint.
+    Ctrl-C pauses: the run is saved, and the same command goes on with it,
+    exactly where it was. If the process was killed, it goes on from the last
+    checkpoint, to the same result.
     """
     from homespun.commands.training_run import Run
     from homespun.commands.training_settings import Settings
@@ -257,4 +259,4 @@ def train(
     if outcome["validation_accuracy"] is not None:
         photos = plural(outcome["validation_photos"], "photo")
         say(f"Right for {outcome['validation_accuracy']:.1%} of {photos} that it has not learnt from.")
-    say(f"Try it: homespun model predict {target} PHOTO...")
+    say(f"Try it: homespun model predict {shlex.quote(str(target))} PHOTO...")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,8 @@ def _from_zoo(settings: Settings, build: Callable[..., Graph], size: int | None)
     import homespun as hs
     from homespun.album.vision import ASSETS, BACKBONE, verified_checksum
 
+    if "image_size" not in signature(build).parameters:
+        raise OptionError(f"{settings.model} is no network for pictures")
     sizes = {} if size is None else {"image_size": size}
     if settings.pretrained is not None:
         return build(weights=settings.pretrained, **sizes), f"with the weights in {settings.pretrained}"
