@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import homespun as hs
-from homespun import losses, optim, schedules
+from homespun import _native, losses, optim, schedules
 from homespun.training import Trainer, callbacks
 from tests.training.small import convolutional, images, perceptron
 
@@ -91,6 +91,17 @@ def test_killed_at_random_moments_it_ends_where_it_would_have(tmp_path: Path) ->
         kills += 1
     assert kills >= 1
     assert_same(whole, Trainer.from_checkpoint(checkpoint))
+
+
+def test_a_run_is_resumed_on_the_instruction_set_it_began_with(tmp_path: Path) -> None:
+    for isa in _native.isas():
+        trainer = make(isa=isa)
+        trainer.step(*DATA[0])
+        trainer.save_checkpoint(tmp_path / "c.hsp")
+        resumed = Trainer.from_checkpoint(tmp_path / "c.hsp")
+        assert resumed.isa == isa
+        assert trainer.step(*DATA[1]) == resumed.step(*DATA[1])
+        assert_same(trainer, resumed)
 
 
 def test_a_checkpoint_is_a_model_too(tmp_path: Path) -> None:

@@ -89,6 +89,27 @@ def test_a_gradient_that_begins_in_the_backward_pass() -> None:
     assert "backward pass of step 1" in trainer.diagnose(x, y)
 
 
+@pytest.mark.parametrize("kind", [optim.SGD(0.1, momentum=0.9), optim.Adam(0.1), optim.Lion(0.1), optim.Adagrad(0.1)])
+def test_a_gradient_that_is_not_finite_poisons_nothing(kind: optim.Optimizer) -> None:
+    """Parameters are updated before all gradients are known, so only the values that have none stay."""
+
+    def root_of_one(build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
+        zero_in_places = build.add("mul", [outputs[0], targets[0]])
+        return build.add("reduce_mean", [build.add("sqrt", [build.add("square", [zero_in_places])])], axes=(0, 1))
+
+    x, _ = images()
+    y = np.ones((8, 4), np.float32)
+    y[:, 2] = 0
+    trainer = make(loss=root_of_one, optimizer=kind, trainable="head")
+    before = everything(trainer)
+    with pytest.raises(hs.TrainingError, match="stay as they were"):
+        trainer.step(x, y)
+    after = everything(trainer)
+    assert all(np.isfinite(v).all() for v in after.values())
+    np.testing.assert_array_equal(after["classifier.bias"][2], before["classifier.bias"][2])
+    assert (after["classifier.bias"][[0, 1, 3]] != before["classifier.bias"][[0, 1, 3]]).all()
+
+
 def test_the_loss_itself() -> None:
     def one_over(build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
         zero = build.add("sub", [outputs[0], outputs[0]])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import homespun as hs
-from homespun import losses, optim
+from homespun import _native, losses, optim
 from homespun.training import Trainer
 from tests.training.small import convolutional, images, perceptron, rows
 
@@ -339,7 +339,9 @@ def test_mixed_gradients_are_those_of_float32_to_rounding() -> None:
         assert error < 0.2, f"{name}: {error:.3f}"
 
 
-def test_mixed_precision_halves_the_arena() -> None:
-    whole, half = (trainer(convolutional(size=32), precision=p).memory for p in ("float32", "mixed"))
+@pytest.mark.parametrize("isa", _native.isas())
+def test_mixed_precision_halves_the_arena(isa: str) -> None:
+    """Also where the CPU computes in float32 only."""
+    whole, half = (trainer(convolutional(size=32), precision=p, isa=isa).memory for p in ("float32", "mixed"))
     assert half.arena < 0.65 * whole.arena
     assert half.parameters == whole.parameters

@@ -1,5 +1,6 @@
 // Parameter updates. All read `hyper` (0: learning rate, 1 and 2: what the optimizer works out for each step) and
-// `control` (0: whether to update at all, 1: what the gradient is multiplied by), and treat each value alone.
+// `control` (0: whether to update at all, 1: what the gradient is multiplied by), and treat each value alone. A value
+// whose gradient is not finite stays as it is, and control 3 becomes 1.
 #include "train.hpp"
 
 namespace hs::HS_ISA {
@@ -14,7 +15,8 @@ template <class F>
 HS_INLINE void over_parameters(const Context& context, F update) {
   const auto& p = operands_of<Operands>(context);
   const auto& f = floats_of<Floats>(context);
-  const float *hyper = p.hyper, *control = p.control;
+  const float* hyper = p.hyper;
+  float* control = p.control;
   if (control[0] == 0.0f) return;
   const Range mine = share(ints_of<Ints>(context).count, 64, context.thread, context.threads);
   const float* gradient = static_cast<const float*>(p.gradient) + mine.begin;
@@ -22,19 +24,26 @@ HS_INLINE void over_parameters(const Context& context, F update) {
   float* first = p.first.absent() ? nullptr : static_cast<float*>(p.first) + mine.begin;
   float* second = p.second.absent() ? nullptr : static_cast<float*>(p.second) + mine.begin;
   const Vec factor = broadcast(control[1]), high = broadcast(f.clip), low = broadcast(-f.clip);
-  const Vec rate = broadcast(hyper[0] * f.rate);
+  const Vec rate = broadcast(hyper[0] * f.rate), one = broadcast(1.0f);
+  Vec poisoned = zero();
   over_vectors(
       mine.end - mine.begin, HS_EACH {
         Vec w = Float32::read(parameter + i, lanes);
         Vec g = Float32::read(gradient + i, lanes) * factor;
+        const auto finite = g - g == zero();
+        poisoned += select(finite, zero(), one);
         g = min_of(high, max_of(low, g));
-        Vec m = first != nullptr ? Float32::read(first + i, lanes) : zero();
-        Vec v = second != nullptr ? Float32::read(second + i, lanes) : zero();
+        const Vec old_w = w, old_m = first != nullptr ? Float32::read(first + i, lanes) : zero();
+        const Vec old_v = second != nullptr ? Float32::read(second + i, lanes) : zero();
+        Vec m = old_m, v = old_v;
         update(w, g, m, v, rate);
-        Float32::write(parameter + i, lanes, w);
-        if (first != nullptr) Float32::write(first + i, lanes, m);
-        if (second != nullptr) Float32::write(second + i, lanes, v);
+        Float32::write(parameter + i, lanes, select(finite, w, old_w));
+        if (first != nullptr) Float32::write(first + i, lanes, select(finite, m, old_m));
+        if (second != nullptr) Float32::write(second + i, lanes, select(finite, v, old_v));
       });
+  // Several threads may write the same 1.
+  if (sum_of(poisoned) > 0.0f)
+    __atomic_store_n(reinterpret_cast<uint32_t*>(&control[3]), 0x3f800000u, __ATOMIC_RELAXED);
 }
 #define HS_UPDATE [&](Vec& w, Vec& g, Vec& m, Vec& v, Vec rate) __attribute__((always_inline))
 

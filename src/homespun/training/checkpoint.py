@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from homespun import _native
 from homespun.errors import FormatError, OptionError
 from homespun.formats import hsp
 from homespun.graph import Graph
@@ -92,7 +93,8 @@ def load_checkpoint(kind: type[Trainer], path: str | Path, **options: Any) -> An
     states = _take_states(path, graph, described)
     loss = options.pop("loss", None) or _rebuild(losses, described["loss"], "loss")
     optimizer = options.pop("optimizer", None) or _optimizer(described["optimizer"])
-    given = {**described["options"], "trainable": described["trainable"], **options}
+    isa = described["isa"] if described["isa"] in _native.isas() else None  # another sums in another order
+    given = {**described["options"], "trainable": described["trainable"], "isa": isa, **options}
     trainer = kind(graph, loss, optimizer, **given)
     _restore(trainer, path, graph, described, states)
     return trainer

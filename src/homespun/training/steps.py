@@ -225,7 +225,7 @@ class Stepping:
 
     def _finished(self, loss: float, rate: float, before: Mapping[str, Array]) -> StepResult:
         """Account for an update that was tried: it counts, unless a gradient was not finite."""
-        updated, _, norm, _ = (float(v) for v in self._store[CONTROL])
+        updated, _, norm, poisoned = (float(v) for v in self._store[CONTROL])
         if not updated:
             self._store.fill(before)
             if self.loss_scale is None:
@@ -238,6 +238,11 @@ class Stepping:
         if self.loss_scale is not None:
             self.loss_scale.kept()
         self.step_count += 1
+        if poisoned:
+            raise TrainingError(
+                f"step {self.step_count}: some gradients are not finite. Those values stay as they were, all others "
+                "were updated; ask `diagnose(x, y)` where it begins. With clip_norm= nothing would have been"
+            )
         return StepResult(loss, rate, self.step_count, gradient_norm=norm if self.optimizer.clip_norm > 0 else None)
 
     def _gradient_store(self) -> Store:
