@@ -132,3 +132,19 @@ def test_a_network_with_batch_norm() -> None:
     state = trainer.state()
     np.testing.assert_allclose(state["stem.norm.running_mean"], GOLDENS["mobilenet/running_mean"], atol=1e-3)
     np.testing.assert_allclose(state["stem.norm.running_var"], GOLDENS["mobilenet/running_variance"], rtol=1e-2)
+
+
+def test_a_networks_parameters_after_twenty_steps() -> None:
+    """How far each has moved, and where to. In float64 PyTorch's way; ours is float32."""
+    model = hs.zoo.mobilenet_v2(classes=5, width=0.35, image_size=64, dropout=0.0, seed=1)
+    random = np.random.default_rng(2)
+    x, y = random.standard_normal((16, 64, 64, 3)).astype(np.float32), GOLDENS["mobilenet/y"]
+    trainer = Trainer(model, losses.CrossEntropy(), optim.SGD(5e-6, momentum=0.9), batch=16)
+    start = trainer.parameters()
+    found = [trainer.step(x, y).loss for _ in range(20)]
+    np.testing.assert_allclose(found, GOLDENS["mobilenet/gentle/losses"], rtol=1e-3)
+    recorded = [k.removeprefix("mobilenet/gentle/") for k in GOLDENS.files if k.startswith("mobilenet/gentle/")]
+    for name in (n for n in recorded if n != "losses"):
+        moved = np.linalg.norm(GOLDENS[f"mobilenet/gentle/{name}"] - start[name])
+        apart = np.linalg.norm(GOLDENS[f"mobilenet/gentle/{name}"] - trainer.parameters()[name])
+        assert apart < 0.05 * moved, f"{name}: moved {moved:.2e}, apart {apart:.2e}"
