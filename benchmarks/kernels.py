@@ -44,7 +44,9 @@ class Bench:
         self.peak = arrays["output"].sum() / best / 1e9
         count = 24 << 20  # 100 MB in and out: no cache holds it
         x = np.ones(count, np.float32)
-        best, _ = self.measure("unary", {"input": x, "output": x.copy()}, {"count": count, "activation": 0}, {})
+        best, _ = self.measure(
+            "unary", {"input": x, "output": x.copy()}, {"count": count, "activation": 0, "half": 0}, {}
+        )
         self.bandwidth = 2 * 4 * count / best / 1e9
 
     def measure(

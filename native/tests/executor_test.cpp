@@ -36,7 +36,7 @@ std::vector<InstructionSpec> counting(int64_t steps, int64_t count) {
   for (int64_t i = 0; i < steps; ++i)
     list.push_back({"binary",
                     {{hs::kArena, 0}, {hs::kArena, one}, {hs::kArena, 0}},
-                    {0, 1, 1, 1, 1, count, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0},
+                    {0, 1, 1, 1, 1, count, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0},
                     {0.0f, 0.0f}});
   return list;
 }

@@ -22,7 +22,7 @@ def test_unary(kernel: KernelRunner, rng: np.random.Generator, name: str, count:
     if name in ("log", "sqrt"):
         x = np.abs(x)
     alpha, beta = (-1.0, 2.5) if name == "clip" else (0.25, 0.5)
-    ints = {"count": count, "activation": ACTIVATIONS[name]}
+    ints = {"count": count, "activation": ACTIVATIONS[name], "half": 0}
     operands = {"input": x, "output": np.zeros_like(x)}
     expected = references.activate(name, x, alpha, beta)
     for in_place in ({}, {"output": "input"}):
@@ -34,7 +34,7 @@ def test_unary(kernel: KernelRunner, rng: np.random.Generator, name: str, count:
 def test_special_values(kernel: KernelRunner, name: str) -> None:
     """Infinities, zeros, denormals and large arguments give limits, not garbage; NaN stays NaN."""
     x = np.concatenate([SPECIAL, [np.float32(np.nan)]]).astype(np.float32)
-    ints = {"count": x.size, "activation": ACTIVATIONS[name]}
+    ints = {"count": x.size, "activation": ACTIVATIONS[name], "half": 0}
     got = kernel("unary", {"input": x, "output": np.zeros_like(x)}, ints, {"alpha": 0.25, "beta": 0.5})["output"]
     with np.errstate(over="ignore"):
         expected = references.activate(name, x, 0.25, 0.5).astype(np.float32)
@@ -71,7 +71,7 @@ def test_binary(
     b = rng.standard_normal(b_shape, np.float32) + np.float32(3)
     shape = np.broadcast_shapes(a_shape, b_shape)
     code, function = OPERATIONS[name]
-    ints = {"operation": code, "activation": ACTIVATIONS["relu"]} | {f"d{i}": n for i, n in enumerate(shape)}
+    ints = {"operation": code, "activation": ACTIVATIONS["relu"], "half": 0} | {f"d{i}": n for i, n in enumerate(shape)}
     for label, array in (("a", a), ("b", b)):
         strides = np.broadcast_to(array, shape).strides
         ints |= {f"{label}{i}": s // 4 if array.shape[i] > 1 else 0 for i, s in enumerate(strides)}

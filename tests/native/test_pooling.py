@@ -34,7 +34,8 @@ def test_pool(
         "out_height": out[0], "out_width": out[1],
         "kernel_h": window[0], "kernel_w": window[1], "stride_h": stride[0], "stride_w": stride[1],
         "dilation_h": dilation[0], "dilation_w": dilation[1], "pad_top": pads[0], "pad_left": pads[1],
-        "pad_bottom": pads[2], "pad_right": pads[3], "average": average, "count_include_pad": count_include_pad,
+        "pad_bottom": pads[2], "pad_right": pads[3], "average": average,
+        "count_include_pad": count_include_pad, "half": 0,
     }  # fmt: skip
     got = kernel("pool", {"input": x, "output": np.zeros((2, *out, channels), np.float32)}, ints)["output"]
     geometry = {"stride": stride, "dilation": dilation, "pads": pads[:2]}

@@ -21,7 +21,7 @@ COUNT = 4096
 
 def add(a: tuple[int, int], b: tuple[int, int], y: tuple[int, int], count: int = COUNT) -> tuple[object, ...]:
     """An instruction: y = a + b over `count` values."""
-    return ("binary", [a, b, y], [*ADD, count, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0], [0.0, 0.0])
+    return ("binary", [a, b, y], [*ADD, count, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0], [0.0, 0.0])
 
 
 def counter(steps: int, threads: int = 2) -> tuple[_native.Program, np.ndarray]:
@@ -91,7 +91,7 @@ def test_external_arrays_are_checked() -> None:
     [
         ({"kernel": "frobnicate"}, "no such kernel"),
         ({"operands": [(0, 0)]}, r"needs 3 operands \(a, b, output\), got 1"),
-        ({"ints": [1]}, "needs 17 ints"),
+        ({"ints": [1]}, "needs 18 ints"),
         ({"floats": []}, "needs 2 floats"),
         ({"operands": [(0, 0), (0, 4), (0, 0)]}, "operand 'b': offset 4 is not a multiple of 64"),
         ({"operands": [(0, 0), (0, 1 << 20), (0, 0)]}, "offset 1048576"),

@@ -116,13 +116,16 @@ CASES = [
     Case("matmul", [(9, 20, 3), (9, 3, 17)]),
     Case("matmul", [(2, 3, 5), (5, 4)]),
     Case("matmul", [(2, 20, 33), (70, 33)], {"transpose_b": True}),
+    Case("split", [(2, 7, 4)], {"axis": 1, "sizes": (2, 4, 1)}),
+    *[Case("channel_shuffle", [(2, 1, 3, 24)], {"groups": g}) for g in (2, 3, 4, 6, 8, 12)],
+    Case("upsample", [(2, 3, 2, 17)], {"factor": (2, 3)}),
+    Case("local_response_norm", [(2, 3, 1, 21)], {"size": 5, "alpha": 0.5, "bias": 1.5}),
+    Case("local_response_norm", [(1, 2, 3, 6)], {"size": 9, "alpha": 2.0, "beta": 0.5}),
+    *[Case("mul", shapes) for shapes in ([(3, 4, 5, 67), (3, 1, 1, 67)], [(2, 1, 5), (2, 70, 5)])],
     Case("pad", [(2, 3, 4)], {"before": (0, 1, 2), "after": (0, 2, 0), "value": 1.5}),
 ]
 #: Below, since they are other functions in training; and the loss, against PyTorch (tests/training/test_goldens.py).
 ELSEWHERE = {"batch_norm", "dropout", "softmax_cross_entropy"}
-
-#: Operators whose activations are stored in 16 bits in mixed precision; others compute in float32 there.
-IN_16_BITS = ("conv2d", "linear", "global_average_pool", "attention", "layer_norm", "gelu", "gelu_tanh", "tanh")
 
 
 def graph_of(case: Case, values: list[Array], between: bool = False) -> Graph:
@@ -134,7 +137,9 @@ def graph_of(case: Case, values: list[Array], between: bool = False) -> Graph:
         names = [build.op("neg", n) for n in names]
     for at, numbers in case.integers.items():
         names.insert(at, build.graph.add_array(f"integers{at}", np.array(numbers, np.int32)))
-    out = build.op(case.op, *names, **case.attributes)
+    out = build.op(case.op, *names, outputs=len(case.attributes.get("sizes", "1")), **case.attributes)
+    if not isinstance(out, str):
+        out = build.op("concat", *reversed(out), axis=case.attributes["axis"])
     return build.build(build.op("neg", out) if between else out)
 
 
@@ -188,9 +193,24 @@ def test_gradient_is_that_of_finite_differences(case: Case, isa: str) -> None:
         np.testing.assert_allclose(found[f"p{i}"], expected, atol=3e-5 * scale + 1e-6, err_msg=f"input {i}")
 
 
+#: Operators whose activations are stored in 16 bits in mixed precision; others compute in float32 there.
+IN_16_BITS = [
+    *[c for c in CASES if c.op in ("conv2d", "linear", "global_average_pool", "max_pool", "average_pool")],
+    *[c for c in CASES if c.op in ("attention", "layer_norm", "gelu", "gelu_tanh", "tanh")],
+    *[Case(op, [(2, 6, 6, 21), (2, 6, 6, 21)]) for op in ("add", "sub", "mul")],
+    *[Case("mul", shapes) for shapes in ([(2, 6, 7, 67), (2, 1, 1, 67)], [(2, 1, 5), (2, 70, 5)])],
+    *[Case(op, [(2, 6, 6, 21)]) for op in ("leaky_relu", "hard_swish", "silu", "sigmoid")],
+    Case("concat", [(2, 6, 6, 21), (2, 6, 6, 4)]),
+    Case("split", [(2, 6, 6, 21)], {"axis": 3, "sizes": (4, 16, 1)}),
+    *[Case("channel_shuffle", [(2, 6, 6, 24)], {"groups": g}) for g in (3, 12)],
+    Case("upsample", [(2, 6, 6, 21)], {"factor": (2, 2)}),
+    Case("local_response_norm", [(2, 6, 6, 21)], {"size": 5, "alpha": 0.5}),
+]
+
+
 @pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize(("precision", "tolerance"), [("mixed", 0.006), ("mixed_float16", 0.001)])
-@pytest.mark.parametrize("case", [c for c in CASES if c.op in IN_16_BITS], ids=str)
+@pytest.mark.parametrize("case", IN_16_BITS, ids=str)
 def test_gradient_in_16_bits(case: Case, precision: str, tolerance: float, isa: str) -> None:
     """Values that bfloat16 and float16 hold exactly, so that only products and sums are rounded."""
     random = np.random.default_rng(7)

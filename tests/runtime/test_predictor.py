@@ -90,6 +90,9 @@ OPERATORS = {
     "transpose": ((3, 5, 4), {"axes": (0, 3, 1, 2)}),
     "slice": ((6, 10), {"axis": 2, "start": 3, "stop": 7}),
     "pad": ((4, 3, 2), {"before": (0, 1, 0, 2), "after": (0, 2, 1, 0), "value": 1.5}),
+    "channel_shuffle": ((3, 2, 42), {"groups": 3}),
+    "upsample": ((3, 4, 5), {"factor": (2, 3)}),
+    "local_response_norm": ((2, 3, 37), {"size": 5, "alpha": 0.5, "beta": 0.75, "bias": 1.5}),
     "reduce_sum": ((4, 5, 6), {"axes": (1, 2)}),
     "reduce_mean": ((4, 5, 6), {"axes": (-1,), "keep_axes": True}),
     "reduce_max": ((4, 5, 6), {"axes": (2,)}),
@@ -134,6 +137,19 @@ def test_concatenation_and_reuse_of_an_input() -> None:
     x = b.input("x", (4, 4, 3))
     y = b.op("concat", x, b.op("relu", x, name="r"), x, name="y", axis=3)
     agree(b.build(y, "r"), image(2, 4, 4, 3))
+
+
+def test_a_split_gives_its_parts() -> None:
+    b = GraphBuilder("split")
+    parts = b.op("split", b.input("x", (3, 9, 4)), name="part", outputs=3, axis=2, sizes=(2, 4, 3))
+    agree(b.build(parts[2], parts[0], b.op("relu", parts[1], name="r")), image(2, 3, 9, 4))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 4, 5, 6, 8, 12, 24, 30, 40, 60, 120])
+def test_channels_shuffle_in_any_number_of_groups(groups: int) -> None:
+    b = GraphBuilder("shuffle")
+    y = b.op("channel_shuffle", b.input("x", (3, 2, 120)), name="y", groups=groups)
+    agree(b.build(y), image(2, 3, 2, 120))
 
 
 def test_an_output_that_is_an_input_is_copied() -> None:

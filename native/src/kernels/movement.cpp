@@ -10,6 +10,19 @@ HS_FIELDS(CopyOperands, Buffer, input, output);
 HS_FIELDS(CopyInts, int64_t, element_bytes, input_offset, output_offset, d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5,
           o0, o1, o2, o3, o4, o5);
 
+// One run of values that lie one after the other; short ones, as channels of a pixel are, without a call.
+template <class T>
+HS_INLINE void copy_run(const T* from, T* to, int64_t n) {
+  constexpr int64_t step = 32 / sizeof(T);
+  if (n > 16 * step) {
+    __builtin_memcpy(to, from, static_cast<size_t>(n) * sizeof(T));
+    return;
+  }
+  int64_t i = 0;
+  for (; i + step <= n; i += step) __builtin_memcpy(to + i, from + i, 32);
+  for (; i < n; ++i) to[i] = from[i];
+}
+
 template <class T>
 void copy_rows(const CopyInts& d, const T* input, T* output, int thread, int threads) {
   const int64_t rows = d.d0 * d.d1 * d.d2 * d.d3 * d.d4;
@@ -18,15 +31,19 @@ void copy_rows(const CopyInts& d, const T* input, T* output, int thread, int thr
   const Range part = cut ? share(d.d5, 64, thread, threads) : Range{0, d.d5};
   input += d.input_offset;
   output += d.output_offset;
-  for (int64_t r = mine.begin; r < mine.end; ++r) {
+  int64_t r = mine.begin;
+  while (r < mine.end) {
     const int64_t i4 = r % d.d4, i3 = r / d.d4 % d.d3, i2 = r / (d.d4 * d.d3) % d.d2,
                   i1 = r / (d.d4 * d.d3 * d.d2) % d.d1, i0 = r / (d.d4 * d.d3 * d.d2 * d.d1);
     const T* from = input + i0 * d.s0 + i1 * d.s1 + i2 * d.s2 + i3 * d.s3 + i4 * d.s4;
     T* to = output + i0 * d.o0 + i1 * d.o1 + i2 * d.o2 + i3 * d.o3 + i4 * d.o4;
+    const int64_t end = min_of(mine.end, r + d.d4 - i4);
     if (d.s5 == 1 && d.o5 == 1) {
-      __builtin_memcpy(to + part.begin, from + part.begin, static_cast<size_t>(part.end - part.begin) * sizeof(T));
+      for (; r < end; ++r, from += d.s4, to += d.o4)
+        copy_run(from + part.begin, to + part.begin, part.end - part.begin);
     } else {
-      for (int64_t i = part.begin; i < part.end; ++i) to[i * d.o5] = from[i * d.s5];
+      for (; r < end; ++r, from += d.s4, to += d.o4)
+        for (int64_t i = part.begin; i < part.end; ++i) to[i * d.o5] = from[i * d.s5];
     }
   }
 }

@@ -1,12 +1,12 @@
 // Pooling over NHWC pixels: maximum, average, and the mean of the whole image.
-#include "simd.hpp"
+#include "train.hpp"
 
 namespace hs::HS_ISA {
 namespace {
 
 HS_FIELDS(Operands, Buffer, input, output);
 HS_FIELDS(Ints, int64_t, batch, height, width, channels, out_height, out_width, kernel_h, kernel_w, stride_h, stride_w,
-          dilation_h, dilation_w, pad_top, pad_left, pad_bottom, pad_right, average, count_include_pad);
+          dilation_h, dilation_w, pad_top, pad_left, pad_bottom, pad_right, average, count_include_pad, half);
 
 // Window positions k with 0 <= start + k * step < size.
 Range taps(int64_t start, int64_t step, int64_t kernel, int64_t size) {
@@ -15,16 +15,17 @@ Range taps(int64_t start, int64_t step, int64_t kernel, int64_t size) {
   return {begin, max_of(begin, end)};
 }
 
-void pool(const Context& context) {
+template <class S>
+void pool_stored(const Context& context) {
   const auto& d = ints_of<Ints>(context);
   const auto& p = operands_of<Operands>(context);
-  const float* input = p.input;
+  const typename S::Value* input = p.input;
   const Range mine = share(d.batch * d.out_height, 1, context.thread, context.threads);
   for (int64_t line = mine.begin; line < mine.end; ++line) {
     const int64_t image = line / d.out_height, y = line % d.out_height;
     const int64_t top = y * d.stride_h - d.pad_top;
     const Range down = taps(top, d.dilation_h, d.kernel_h, d.height);
-    float* output = static_cast<float*>(p.output) + line * d.out_width * d.channels;
+    typename S::Value* output = static_cast<typename S::Value*>(p.output) + line * d.out_width * d.channels;
     for (int64_t x = 0; x < d.out_width; ++x, output += d.channels) {
       const int64_t left = x * d.stride_w - d.pad_left;
       const Range across = taps(left, d.dilation_w, d.kernel_w, d.width);
@@ -35,26 +36,22 @@ void pool(const Context& context) {
                 (taps(left + d.pad_left, d.dilation_w, d.kernel_w, d.width + d.pad_left + d.pad_right).end);
       }
       const float scale = d.average != 0 && count > 0 ? 1.0f / static_cast<float>(count) : 1.0f;
-      const float* corner = input + ((image * d.height + top) * d.width + left) * d.channels;
-      for (int64_t c = 0; c < d.channels; c += kWidth) {
-        const int64_t lanes = min_of(kWidth, d.channels - c);
-        Vec total = broadcast(d.average != 0 ? 0.0f : -__builtin_inff());
-        for (int64_t i = down.begin; i < down.end; ++i)
-          for (int64_t j = across.begin; j < across.end; ++j) {
-            const float* from = corner + (i * d.dilation_h * d.width + j * d.dilation_w) * d.channels + c;
-            const Vec value = lanes == kWidth ? load(from) : load_part(from, lanes);
-            total = d.average != 0 ? total + value : max_of(total, value);
-          }
-        total *= scale;
-        if (lanes == kWidth) {
-          store(output + c, total);
-        } else {
-          store_part(output + c, lanes, total);
-        }
-      }
+      const typename S::Value* corner = input + ((image * d.height + top) * d.width + left) * d.channels;
+      over_vectors(
+          d.channels, HS_EACH {
+            Vec total = broadcast(d.average != 0 ? 0.0f : -__builtin_inff());
+            for (int64_t k = down.begin; k < down.end; ++k)
+              for (int64_t j = across.begin; j < across.end; ++j) {
+                const Vec value =
+                    S::read(corner + (k * d.dilation_h * d.width + j * d.dilation_w) * d.channels + i, lanes);
+                total = d.average != 0 ? total + value : max_of(total, value);
+              }
+            S::write(output + i, lanes, total * scale);
+          });
     }
   }
 }
+void pool(const Context& context) { HS_BY_STORAGE(ints_of<Ints>(context).half, pool_stored, context); }
 
 HS_FIELDS(GlobalInts, int64_t, batch, pixels, channels);
 

@@ -42,22 +42,6 @@ void unary_gradient_kernel(const Context& context) {
   HS_BY_STORAGE(ints_of<UnaryInts>(context).half, unary_gradient, context);
 }
 
-// y = function(x) of values of 16 bits.
-HS_FIELDS(HalfOperands, Buffer, input, output);
-HS_FIELDS(HalfInts, int64_t, count, activation, half);
-template <class S>
-void unary_half(const Context& context) {
-  const auto& d = ints_of<HalfInts>(context);
-  const auto& p = operands_of<HalfOperands>(context);
-  const auto& f = floats_of<Alphas>(context);
-  const Range mine = share(d.count, 64, context.thread, context.threads);
-  const OnLoad load_as{nullptr, nullptr, {static_cast<Activation>(d.activation), f.alpha, f.beta}};
-  const typename S::Value* x = p.input;
-  typename S::Value* y = p.output;
-  load_row<S, S>(x + mine.begin, load_as, y + mine.begin, mine.end - mine.begin);
-}
-void unary_half_kernel(const Context& context) { HS_BY_STORAGE(ints_of<HalfInts>(context).half, unary_half, context); }
-
 // Conversion between storage types: float32 (0), bfloat16 (1) and float16 (2).
 HS_FIELDS(CastOperands, Buffer, x, y);
 HS_FIELDS(CastInts, int64_t, count, from_half, to_half);
@@ -146,56 +130,100 @@ void image_mean_gradient_kernel(const Context& context) {
   HS_BY_STORAGE(ints_of<MeanInts>(context).half, image_mean_gradient, context);
 }
 
-// Gradient of a pooling window, gathered by input pixel so that no two threads write the same place. The maximum's
-// gradient goes to the first of equal values of a window, which is found again from the input.
-HS_FIELDS(PoolOperands, Buffer, x, dy, dx);
+// Gradient of a pooling window. Threads share images and panels of channels, so that no two write the same place; sums
+// are float32, in dx itself or, where dx is bfloat16, in the workspace first. The maximum's gradient goes to the first
+// of equal values of a window, which is found again from the input.
+HS_FIELDS(PoolOperands, Buffer, x, dy, dx, workspace);
 HS_FIELDS(PoolInts, int64_t, batch, height, width, channels, out_height, out_width, kernel_h, kernel_w, stride_h,
-          stride_w, pad_top, pad_left, pad_bottom, pad_right, average, count_include_pad);
+          stride_w, pad_top, pad_left, pad_bottom, pad_right, average, count_include_pad, half);
+constexpr int64_t kPoolPanel = 32;
 
+// dx of one window, `count` channels: `x` is the window's corner inside the image, `to` the same place of the sums.
+template <class S>
+void max_window(const PoolInts& d, int64_t rows, int64_t columns, const typename S::Value* x,
+                const typename S::Value* dy, float* to, int64_t to_pixel, int64_t count) {
+  over_vectors(
+      count, HS_EACH {
+        Vec most = S::read(x + i, lanes);
+        IntVec best{};
+        for (int64_t at = 1; at < rows * columns; ++at) {
+          const Vec v = S::read(x + (at / columns * d.width + at % columns) * d.channels + i, lanes);
+          const IntVec larger = v > most;
+          most = select(larger, v, most);
+          best = larger ? broadcast_int(static_cast<int32_t>(at)) : best;
+        }
+        const Vec g = S::read(dy + i, lanes);
+        for (int64_t at = 0; at < rows * columns; ++at) {
+          float* sum = to + (at / columns * d.width + at % columns) * to_pixel + i;
+          const IntVec here = best == broadcast_int(static_cast<int32_t>(at));
+          Float32::write(sum, lanes, Float32::read(sum, lanes) + select(here, g, zero()));
+        }
+      });
+}
+template <class S>
+void average_window(const PoolInts& d, int64_t rows, int64_t columns, Vec scale, const typename S::Value* dy, float* to,
+                    int64_t to_pixel, int64_t count) {
+  over_vectors(
+      count, HS_EACH {
+        const Vec g = S::read(dy + i, lanes) * scale;
+        for (int64_t row = 0; row < rows; ++row)
+          for (int64_t column = 0; column < columns; ++column) {
+            float* sum = to + (row * d.width + column) * to_pixel + i;
+            Float32::write(sum, lanes, Float32::read(sum, lanes) + g);
+          }
+      });
+}
+
+template <class S>
 void pool_gradient(const Context& context) {
   const auto& d = ints_of<PoolInts>(context);
   const auto& p = operands_of<PoolOperands>(context);
-  const float *x = p.x, *dy = p.dy;
-  float* dx = p.dx;
-  // Images are shared out; with fewer images than threads, channels.
-  const bool by_channels = d.batch < context.threads;
-  const Range images = by_channels ? Range{0, d.batch} : share(d.batch, 1, context.thread, context.threads);
-  const Range channels = by_channels ? share(d.channels, 16, context.thread, context.threads) : Range{0, d.channels};
-  for (int64_t n = images.begin; n < images.end; ++n) {
-    for (int64_t pixel = 0; pixel < d.height * d.width; ++pixel)
-      for (int64_t c = channels.begin; c < channels.end; ++c)
-        dx[(n * d.height * d.width + pixel) * d.channels + c] = 0.0f;
+  const typename S::Value *x = p.x, *dy = p.dy;
+  typename S::Value* dx = p.dx;
+  const int64_t panels = divide_up(d.channels, kPoolPanel), pixels = d.height * d.width;
+  const int64_t to_pixel = S::is_float ? d.channels : kPoolPanel;
+  const Range mine = share(d.batch * panels, 1, context.thread, context.threads);
+  for (int64_t item = mine.begin; item < mine.end; ++item) {
+    const int64_t n = item / panels, first = item % panels * kPoolPanel, count = min_of(kPoolPanel, d.channels - first);
+    const int64_t origin = n * pixels * d.channels + first;
+    float* sums = S::is_float ? static_cast<float*>(p.dx) + origin
+                              : static_cast<float*>(p.workspace) + context.thread * pixels * kPoolPanel;
+    for (int64_t pixel = 0; pixel < pixels; ++pixel)
+      over_vectors(count, HS_EACH { Float32::write(sums + pixel * to_pixel + i, lanes, zero()); });
     for (int64_t oy = 0; oy < d.out_height; ++oy)
       for (int64_t ox = 0; ox < d.out_width; ++ox) {
         const int64_t top = oy * d.stride_h - d.pad_top, left = ox * d.stride_w - d.pad_left;
         const int64_t y0 = max_of(top, 0), y1 = min_of(top + d.kernel_h, d.height);
         const int64_t x0 = max_of(left, 0), x1 = min_of(left + d.kernel_w, d.width);
-        const float* from = dy + ((n * d.out_height + oy) * d.out_width + ox) * d.channels;
-        if (d.average != 0) {
-          // Padding counts as far as the padded image reaches; a window that hangs over it (ceil mode) is cut there.
-          const int64_t bottom = min_of(top + d.kernel_h, d.height + d.pad_bottom);
-          const int64_t right = min_of(left + d.kernel_w, d.width + d.pad_right);
-          const int64_t area = d.count_include_pad != 0 ? (bottom - top) * (right - left) : (y1 - y0) * (x1 - x0);
-          const float scale = 1.0f / static_cast<float>(max_of(1, area));
-          for (int64_t iy = y0; iy < y1; ++iy)
-            for (int64_t ix = x0; ix < x1; ++ix) {
-              float* to = dx + ((n * d.height + iy) * d.width + ix) * d.channels;
-              for (int64_t c = channels.begin; c < channels.end; ++c) to[c] += from[c] * scale;
-            }
+        if (y1 <= y0 || x1 <= x0) continue;
+        const typename S::Value* from = dy + ((n * d.out_height + oy) * d.out_width + ox) * d.channels + first;
+        const int64_t corner = y0 * d.width + x0;
+        float* to = sums + corner * to_pixel;
+        if (d.average == 0) {
+          max_window<S>(d, y1 - y0, x1 - x0, x + origin + corner * d.channels, from, to, to_pixel, count);
           continue;
         }
-        for (int64_t c = channels.begin; c < channels.end; ++c) {
-          int64_t best = -1;
-          float most = 0.0f;
-          for (int64_t iy = y0; iy < y1; ++iy)
-            for (int64_t ix = x0; ix < x1; ++ix) {
-              const int64_t at = ((n * d.height + iy) * d.width + ix) * d.channels + c;
-              if (best < 0 || x[at] > most) best = at, most = x[at];
-            }
-          if (best >= 0) dx[best] += from[c];
-        }
+        // Padding counts as far as the padded image reaches; a window that hangs over it (ceil mode) is cut there.
+        const int64_t bottom = min_of(top + d.kernel_h, d.height + d.pad_bottom);
+        const int64_t right = min_of(left + d.kernel_w, d.width + d.pad_right);
+        const int64_t area = d.count_include_pad != 0 ? (bottom - top) * (right - left) : (y1 - y0) * (x1 - x0);
+        const Vec scale = broadcast(1.0f / static_cast<float>(max_of(1, area)));
+        average_window<S>(d, y1 - y0, x1 - x0, scale, from, to, to_pixel, count);
       }
+    if constexpr (!S::is_float)
+      for (int64_t pixel = 0; pixel < pixels; ++pixel)
+        over_vectors(
+            count, HS_EACH {
+              S::write(dx + origin + pixel * d.channels + i, lanes, Float32::read(sums + pixel * to_pixel + i, lanes));
+            });
   }
+}
+void pool_gradient_kernel(const Context& context) {
+  HS_BY_STORAGE(ints_of<PoolInts>(context).half, pool_gradient, context);
+}
+int64_t pool_gradient_workspace(const int64_t* ints, int threads) {
+  const auto& d = *reinterpret_cast<const PoolInts*>(ints);
+  return d.half != 0 ? threads * d.height * d.width * kPoolPanel * 4 : 0;
 }
 
 // dx of y = softmax(x) or log_softmax(x), from y and dy.
@@ -252,12 +280,12 @@ void add_train_elementwise(KernelTable& table) {
     add_kernel(table, {name, operands, ints, floats, run, nullptr, nullptr, nullptr});
   };
   add("unary_gradient", UnaryOperands::names, UnaryInts::names, Alphas::names, unary_gradient_kernel);
-  add("unary_half", HalfOperands::names, HalfInts::names, Alphas::names, unary_half_kernel);
   add("cast", CastOperands::names, CastInts::names, "", cast);
   add("dropout", DropoutOperands::names, DropoutInts::names, DropoutFloats::names, dropout_kernel);
   add("image_mean", MeanOperands::names, MeanInts::names, "", image_mean_kernel);
   add("image_mean_gradient", MeanGradientOperands::names, MeanInts::names, "", image_mean_gradient_kernel);
-  add("pool_gradient", PoolOperands::names, PoolInts::names, "", pool_gradient);
+  add_kernel(table, {"pool_gradient", PoolOperands::names, PoolInts::names, "", pool_gradient_kernel,
+                     pool_gradient_workspace, nullptr, nullptr});
   add("softmax_gradient", SoftmaxOperands::names, SoftmaxInts::names, "", softmax_gradient);
   add("add_gradients", AddOperands::names, AddInts::names, "", add_gradients_kernel);
 }

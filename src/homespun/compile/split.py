@@ -32,7 +32,9 @@ def split(model: Graph, trainable: Sequence[str]) -> Split:
     trained_nodes = [n for n in model.nodes if reached.intersection(n.outputs)]
     frozen_nodes = [n for n in model.nodes if not reached.intersection(n.outputs)]
     made = {o for n in frozen_nodes for o in n.outputs if o and model.tensors[o].role == "activation"}
-    features = tuple(dict.fromkeys(i for n in trained_nodes for i in n.inputs if i in made))
+    # outputs of the frozen part cross the cut too: the loss may read them
+    crossing = [*(i for n in trained_nodes for i in n.inputs), *model.outputs]
+    features = tuple(dict.fromkeys(i for i in crossing if i in made))
     if not features:
         trained = model.copy()
         trained.nodes = [n for n in trained.nodes if reached.intersection(n.outputs)]

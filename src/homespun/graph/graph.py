@@ -21,6 +21,8 @@ Role = Literal["input", "parameter", "state", "constant", "activation"]
 
 #: The batch dimension of an input's shape: free until a program is compiled.
 BATCH = -1
+#: Metadata key: outputs, separated by commas, that only training needs; models for inference go without them.
+AUXILIARY_KEY = "auxiliary_outputs"
 
 
 @dataclass(frozen=True)

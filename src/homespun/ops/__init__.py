@@ -4,6 +4,7 @@ from homespun.graph import operator as _table
 from homespun.ops import (
     activation,
     attention,
+    channels,
     convolution,
     elementwise,
     embedding,
@@ -25,7 +26,7 @@ from homespun.ops import (
 )
 
 FAMILIES = (
-    *(activation, convolution, elementwise, linear, normalization, pooling, reduction, shape, softmax),
+    *(activation, channels, convolution, elementwise, linear, normalization, pooling, reduction, shape, softmax),
     # what encoders are made of, beside these
     *(attention, embedding, layer_norm, matmul),
     # what the compiler puts in place of others for 8-bit weights

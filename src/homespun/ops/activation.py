@@ -76,13 +76,11 @@ def _floats(a: Attributes) -> dict[str, float]:
 
 
 def _lower(low: Any, node: Node) -> None:
-    a, t = low.attributes(node), low.type(node.outputs[0])
-    operands = {"input": node.inputs[0], "output": node.outputs[0]}
-    ints = {"count": t.size, "activation": low.function(node.op)}
-    if t.dtype == "float32":
-        low.emit("unary", operands, ints, _floats(a))
-    else:
-        low.emit("unary_half", operands, {**ints, "half": is_half(t)}, _floats(a))
+    a = low.attributes(node)
+    floats = _floats(a)
+    y = low.type(node.outputs[0])
+    ints = {"count": y.size, "activation": low.function(node.op), "half": is_half(y)}
+    low.emit("unary", {"input": node.inputs[0], "output": node.outputs[0]}, ints, floats)
 
 
 #: Functions whose slope follows from their result as well as from their argument; the gradient keeps the result, which

@@ -8,6 +8,7 @@ from typing import Any
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import Attributes, Gradients, Operator
+from homespun.ops.channels import is_gate
 from homespun.ops.storage import is_half
 
 CODES = {"add": 0, "sub": 1, "mul": 2, "div": 3, "maximum": 4, "minimum": 5}
@@ -60,17 +61,12 @@ def collapse(a: tuple[int, ...], b: tuple[int, ...], out: tuple[int, ...]) -> tu
 
 def _lower(low: Any, node: Node) -> None:
     x, y, out = (low.type(n).shape for n in (*node.inputs[:2], node.outputs[0]))
-    t = low.type(node.outputs[0])
-    if t.dtype != "float32":  # mixed precision makes it so for sums of equal shapes only
-        operands = {"a": node.inputs[0], "b": node.inputs[1], "y": node.outputs[0]}
-        low.emit("add_gradients", operands, {"count": t.size, "half": is_half(t)})
-        return
     dims, sx, sy = collapse(x, y, out)
     if len(dims) > 5:
         raise ShapeError(f"node {node}: broadcasting {list(x)} with {list(y)} mixes more than five axes")
     pad = 5 - len(dims)
     dims, sx, sy = [1] * pad + dims, [0] * pad + sx, [0] * pad + sy
-    ints = {"operation": CODES[node.op]}
+    ints = {"operation": CODES[node.op], "half": is_half(low.type(node.outputs[0]))}
     for i in range(5):
         ints |= {f"d{i}": dims[i], f"a{i}": sx[i], f"b{i}": sy[i]}
     code, floats = low.activation(node)
@@ -97,6 +93,12 @@ def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequ
     (dy,) = grads
     assert dy is not None
     a, b = node.inputs[:2]
+    if node.op == "mul":
+        for x, gate in ((a, b), (b, a)):
+            if is_gate(build.type(x), build.type(gate)):
+                stems = [n if build.wanted(n) else "" for n in (x, gate)]
+                found = [g or None for g in build.add_many("gate_gradient", [x, gate, dy], stems)]
+                return found if gate == b else found[::-1]
     one: str | None = None
     other: str | None = None
     if node.op in ("maximum", "minimum"):

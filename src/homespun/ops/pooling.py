@@ -36,6 +36,7 @@ def pool_geometry(a: Attributes, x: TensorType, y: TensorType) -> dict[str, int]
         "pad_right": right,
         "average": int(a.get("average", False)),
         "count_include_pad": int(a.get("count_include_pad", False)),
+        "half": is_half(x),
     }
 
 

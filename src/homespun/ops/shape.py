@@ -154,8 +154,10 @@ def strided_copy(
     offset: int = 0,
     out_offset: int = 0,
     out_strides: list[int] | None = None,
+    output: str = "",
 ) -> None:
     """Emit `y[out_offset + i.out_strides] = x[offset + i.strides]` over `dims`, in elements; at most six axes."""
+    output = output or node.outputs[0]
     if out_strides is None:
         out_strides = [math.prod(dims[i + 1 :]) for i in range(len(dims))]
     if len(dims) > 6:
@@ -165,7 +167,7 @@ def strided_copy(
     ints = {"element_bytes": ITEM_SIZE[low.type(source).dtype], "input_offset": offset, "output_offset": out_offset}
     for i in range(6):
         ints |= {f"d{i}": dims[i], f"s{i}": strides[i], f"o{i}": out_strides[i]}
-    low.emit("strided_copy", {"input": source, "output": node.outputs[0]}, ints)
+    low.emit("strided_copy", {"input": source, "output": output}, ints)
 
 
 def _transpose_gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
@@ -316,6 +318,62 @@ SLICE = Operator(
 )
 
 
+def _split_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
+    x = ins[0]
+    assert x is not None
+    axis = axis_of(a["axis"], len(x.shape))
+    if min(a["sizes"]) < 1 or sum(a["sizes"]) != x.shape[axis]:
+        raise ShapeError(f"sizes {list(a['sizes'])} do not fit an axis of {x.shape[axis]}")
+    return [TensorType((*x.shape[:axis], n, *x.shape[axis + 1 :]), x.dtype) for n in a["sizes"]]
+
+
+def _split_lower(low: Any, node: Node) -> None:
+    a, x = low.attributes(node), low.type(node.inputs[0])
+    axis = axis_of(a["axis"], len(x.shape))
+    outer, inner = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
+    row, start = x.shape[axis] * inner, 0
+    for out, n in zip(node.outputs, a["sizes"], strict=True):
+        if out:
+            strided_copy(low, node, node.inputs[0], [outer, n * inner], [row, 1], offset=start, output=out)
+        start += n * inner
+
+
+def _split_gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
+    axis = cast(int, node.attributes.get("axis", -1))
+    parts = []
+    for out, grad in zip(node.outputs, grads, strict=True):
+        if grad is None:
+            grad = build.add("constant_like", [out], node.inputs[0], value=0.0)
+            if build.type(out).dtype != "float32":
+                grad = build.add("cast", [grad], node.inputs[0], dtype=build.type(out).dtype)
+        parts.append(grad)
+    return [build.add("concat", parts, node.inputs[0], axis=axis)]
+
+
+def _split_to_onnx(write: Any, node: Node) -> None:
+    a = write.attributes(node)
+    axis = axis_of(a["axis"], len(write.type(node.inputs[0]).shape))
+    (x,), first = write.together(node.inputs[0])
+    sizes = np.asarray(a["sizes"], np.int64)
+    parts = write("Split", x, sizes, outputs=sizes.size, axis=write.axis(axis, first))
+    for name, part in zip(node.outputs, parts if sizes.size > 1 else [parts], strict=True):
+        write.give(name, part, first)
+
+
+#: An axis cut into parts of the given sizes, one output each.
+SPLIT = Operator(
+    "split",
+    ("x",),
+    _split_shape,
+    {"axis": -1, "sizes": REQUIRED},
+    cost=_free,
+    lower=_split_lower,
+    gradient=_split_gradient,
+    onnx="Split",
+    to_onnx=_split_to_onnx,
+)
+
+
 def _pad_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
     x = ins[0]
     assert x is not None
@@ -366,4 +424,4 @@ PAD = Operator(
     to_onnx=_pad_to_onnx,
 )
 
-OPERATORS = (RESHAPE, FLATTEN, IDENTITY, DROPOUT, TRANSPOSE, CONCAT, SLICE, PAD)
+OPERATORS = (RESHAPE, FLATTEN, IDENTITY, DROPOUT, TRANSPOSE, CONCAT, SLICE, SPLIT, PAD)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from homespun.training.trainer import Trainer
 
 KEY = "homespun_training"
+_INNER = "loss"  # the attribute of a loss that holds the one it wraps
 VERSION = 1
 _OPTIONS = ("batch", "accumulate", "precision", "memory_budget", "threads", "seed", "average", "backbone_weights")
 
@@ -60,8 +61,10 @@ def _described_loss(loss: Any) -> list[Any]:
     """Name and options; of a loss that is not Homespun's own a name alone, since it must be given again anyway."""
     if isinstance(loss, losses.Custom):
         return [f"function {getattr(loss.function, '__name__', '')}", {}]
-    name = type(loss).__name__
-    return [name, vars(loss)] if getattr(losses, name, None) is type(loss) else [name, {}]
+    name, options = type(loss).__name__, dict(vars(loss))
+    if isinstance(options.get(_INNER), losses.Loss):
+        options[_INNER] = _described_loss(options[_INNER])
+    return [name, options] if getattr(losses, name, None) is type(loss) else [name, {}]
 
 
 def _read(path: str | Path) -> tuple[Graph, dict[str, Any]]:
@@ -154,7 +157,8 @@ def _rebuild(module: Any, described: list[Any], what: str) -> Any:
     if kind is None:
         raise OptionError(f"the checkpoint's {what} is {name!r}, which is not Homespun's own: pass {what}=...")
     made = kind.__new__(kind)
-    made.__dict__.update(options)
+    inner = options.get(_INNER)
+    made.__dict__.update(options if inner is None else {**options, _INNER: _rebuild(module, inner, what)})
     return made
 
 

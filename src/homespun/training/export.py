@@ -9,6 +9,7 @@ from homespun.compile.passes import drop_inference_identities, fold_batch_norm, 
 from homespun.compile.ranges import activation_limits, keep_limits
 from homespun.formats import save
 from homespun.graph import Graph
+from homespun.graph.graph import AUXILIARY_KEY
 from homespun.runtime import calibrate as calibrated
 
 if TYPE_CHECKING:
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
 
 
 def inference_model(model: Graph, weights: str = "float32") -> Graph:
-    """The model without what only training needs: dropout is gone, batch norms are in the weights before them.
+    """The model without what only training needs: dropout and auxiliary heads are gone, batch norms are in
+    the weights before them.
 
     What 8 bits need batch norms for is done while they are there: weights are rounded if they are to be "int8", and
     the limits of activations noted.
     """
     graph = model.copy()
+    auxiliary = graph.metadata.pop(AUXILIARY_KEY, "").split(",")
+    graph.outputs = [o for o in graph.outputs if o not in auxiliary]
     graph.prune()
     drop_inference_identities(graph)
     keep_limits(graph, activation_limits(graph))

@@ -100,6 +100,30 @@ class CrossEntropy(Loss):
                 raise TrainingError(f"label {low if low < 0 else high} is out of range: labels are 0 to {classes - 1}")
 
 
+class Auxiliary(Loss):
+    """A loss of the first output, plus `weight` times the same loss of each further one, all against the same targets:
+    for networks with auxiliary heads. Source: Szegedy et al. 2015, section 5, where the weight is 0.3.
+    """
+
+    def __init__(self, loss: Loss, weight: float = 0.3) -> None:
+        if not weight >= 0.0:
+            raise OptionError(f"weight is {weight}; it can't be negative")
+        self.loss, self.weight = loss, weight
+
+    def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
+        total = self.loss.build(build, outputs[:1], targets)
+        for output in outputs[1:]:
+            further = self.loss.build(build, [output], targets)
+            total = build.add("add", [total, build.add("mul", [further, _constant(build, further, self.weight)])])
+        return total
+
+    def target_types(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> list[TensorType]:
+        return self.loss.target_types(outputs[:1], targets)
+
+    def check(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> None:
+        self.loss.check(outputs[:1], targets)
+
+
 class BinaryCrossEntropy(Loss):
     """Binary cross entropy of logits, each output for itself; targets in [0, 1] of the outputs' shape."""
 

@@ -11,19 +11,10 @@ import math
 from dataclasses import dataclass
 
 from homespun.graph import Graph
+from homespun.zoo.efficientnet import STAGES
 from homespun.zoo.layers import ImageSize, Style, begin, classify, conv_norm, divisible, inverted_residual
 from homespun.zoo.pretrained import Renames, Weights, load_weights
 
-#: (blocks, kernel, stride of the first, expansion, output channels) of EfficientNet-B0.
-_STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
 _STYLE = Style(padding="same_upper", eps=1e-3, momentum=0.01)
 _METADATA = {"input_mean": "127", "input_scale": "128"}
 
@@ -74,9 +65,9 @@ def _build(
     channels = 32
     x = conv_norm(build, x, "stem", 3, channels, _STYLE, kernel=3, stride=2)
     index = 0
-    for stage, (repeats, kernel, stride, expand, wide) in enumerate(_STAGES):
+    for stage, (repeats, kernel, stride, expand, wide) in enumerate(STAGES):
         outputs = divisible(wide * scale.width * width)
-        fixed = stage in (0, len(_STAGES) - 1)
+        fixed = stage in (0, len(STAGES) - 1)
         for block in range(repeats if fixed else math.ceil(repeats * scale.depth)):
             x = inverted_residual(
                 build,
@@ -85,7 +76,7 @@ def _build(
                 channels,
                 outputs,
                 _STYLE,
-                expand=expand,
+                wide=channels * expand,
                 stride=stride if block == 0 else 1,
                 kernel=kernel,
             )

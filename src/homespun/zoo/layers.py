@@ -1,4 +1,4 @@
-"""What the zoo's networks have in common: convolution + norm + activation, channel rounding, the classifier."""
+"""What the zoo's networks have in common: convolution + norm + activation, inverted residuals, the classifier."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from homespun.errors import OptionError
 from homespun.graph import Graph, GraphBuilder
 
 ImageSize = int | Sequence[int]
+#: ImageNet's mean and spread on a scale of 0 to 255, by channel, as torchvision's weights expect.
+IMAGENET = {"input_mean": "123.675,116.28,103.53", "input_scale": "58.395,57.12,57.375"}
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,15 @@ class Style:
     padding: str = "same"
     eps: float = 1e-5
     momentum: float = 0.1
+
+
+@dataclass(frozen=True)
+class Squeeze:
+    """A squeeze-excite gate: channels between its two layers, the activation there, and the gate's own."""
+
+    channels: int
+    activation: str = "relu"
+    gate: str = "sigmoid"
 
 
 def begin(name: str, image_size: ImageSize, seed: int, metadata: dict[str, str]) -> tuple[GraphBuilder, str]:
@@ -60,6 +71,19 @@ def conv_norm(
     return str(build.op(style.activation, x, name=f"{name}.{style.activation}")) if activate else x
 
 
+def squeeze_excite(build: GraphBuilder, x: str, name: str, channels: int, squeeze: Squeeze) -> str:
+    """Multiply each channel by a gate that follows from the means of all channels.
+
+    Source: Hu et al. 2018, "Squeeze-and-Excitation Networks", section 3.
+    """
+    y = str(build.op("global_average_pool", x, name=f"{name}.pool"))
+    y = build.conv(y, f"{name}.reduce", inputs=channels, outputs=squeeze.channels, bias=True)
+    y = str(build.op(squeeze.activation, y, name=f"{name}.{squeeze.activation}"))
+    y = build.conv(y, f"{name}.expand", inputs=squeeze.channels, outputs=channels, bias=True)
+    y = str(build.op(squeeze.gate, y, name=f"{name}.gate"))
+    return str(build.op("mul", x, y, name=f"{name}.mul"))
+
+
 def inverted_residual(
     build: GraphBuilder,
     x: str,
@@ -68,19 +92,21 @@ def inverted_residual(
     outputs: int,
     style: Style,
     *,
-    expand: int,
+    wide: int,
     stride: int,
     kernel: int = 3,
+    squeeze: Squeeze | None = None,
 ) -> str:
-    """Expand, filter by depth, project, and add the input where shapes allow.
+    """Expand to `wide` channels, filter by depth, gate if asked, project, and add the input where shapes allow.
 
     Source: Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", section 3.4.
     """
-    wide = inputs * expand
     y = x
-    if expand != 1:
+    if wide != inputs:
         y = conv_norm(build, y, f"{name}.expand", inputs, wide, style)
     y = conv_norm(build, y, f"{name}.depthwise", wide, wide, style, kernel=kernel, stride=stride, groups=wide)
+    if squeeze is not None:
+        y = squeeze_excite(build, y, f"{name}.squeeze", wide, squeeze)
     y = conv_norm(build, y, f"{name}.project", wide, outputs, style, activate=False)
     if stride == 1 and inputs == outputs:
         y = str(build.op("add", y, x, name=f"{name}.add"))
@@ -89,8 +115,7 @@ def inverted_residual(
 
 def classify(build: GraphBuilder, x: str, channels: int, classes: int, dropout: float) -> Graph:
     """Mean over the image (`features`), dropout, linear (`classifier`): the network is complete."""
-    if classes < 1 or not 0.0 <= dropout < 1.0:
-        raise OptionError(f"classes must be at least 1 and dropout in [0, 1), not {classes} and {dropout}")
+    check_head(classes, dropout)
     x = str(build.op("global_average_pool", x, name="pool"))
     x = str(build.op("flatten", x, name="features"))
     if dropout > 0:
@@ -98,6 +123,12 @@ def classify(build: GraphBuilder, x: str, channels: int, classes: int, dropout: 
     x = build.linear(x, "classifier", channels, classes)
     build.graph.rename(x, "logits")
     return build.build("logits")
+
+
+def check_head(classes: int, dropout: float) -> None:
+    """Raise `OptionError` for what no classifier can have."""
+    if classes < 1 or not 0.0 <= dropout < 1.0:
+        raise OptionError(f"classes must be at least 1 and dropout in [0, 1), not {classes} and {dropout}")
 
 
 def divisible(channels: float, by: int = 8) -> int:

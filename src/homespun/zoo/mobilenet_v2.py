@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from homespun.graph import Graph
-from homespun.zoo.layers import ImageSize, Style, begin, classify, conv_norm, divisible, inverted_residual
+from homespun.zoo.layers import IMAGENET, ImageSize, Style, begin, classify, conv_norm, divisible, inverted_residual
 from homespun.zoo.pretrained import Renames, Weights, load_weights
 
 #: (expansion, output channels, blocks, stride of the first), table 2 of the paper.
@@ -17,8 +17,6 @@ _STAGES = (
     (6, 320, 1, 1),
 )
 _STYLE = Style()
-#: ImageNet's mean and spread on a scale of 0 to 255, by channel, as torchvision's weights expect.
-_METADATA = {"input_mean": "123.675,116.28,103.53", "input_scale": "58.395,57.12,57.375"}
 
 #: torchvision's names. Its `features.1` has no expansion; `features.18` is the last convolution.
 RENAMES: Renames = (
@@ -30,12 +28,12 @@ RENAMES: Renames = (
     (r"features\.1\.conv\.0\.1\.", r"blocks.0.depthwise.norm."),
     (r"features\.1\.conv\.1\.", r"blocks.0.project.conv."),
     (r"features\.1\.conv\.2\.", r"blocks.0.project.norm."),
-    (r"features\.(\d+)\.conv\.0\.0\.", r"blocks.{-1}.expand.conv."),
-    (r"features\.(\d+)\.conv\.0\.1\.", r"blocks.{-1}.expand.norm."),
-    (r"features\.(\d+)\.conv\.1\.0\.", r"blocks.{-1}.depthwise.conv."),
-    (r"features\.(\d+)\.conv\.1\.1\.", r"blocks.{-1}.depthwise.norm."),
-    (r"features\.(\d+)\.conv\.2\.", r"blocks.{-1}.project.conv."),
-    (r"features\.(\d+)\.conv\.3\.", r"blocks.{-1}.project.norm."),
+    (r"features\.(\d+)\.conv\.0\.0\.", r"blocks.{0-1}.expand.conv."),
+    (r"features\.(\d+)\.conv\.0\.1\.", r"blocks.{0-1}.expand.norm."),
+    (r"features\.(\d+)\.conv\.1\.0\.", r"blocks.{0-1}.depthwise.conv."),
+    (r"features\.(\d+)\.conv\.1\.1\.", r"blocks.{0-1}.depthwise.norm."),
+    (r"features\.(\d+)\.conv\.2\.", r"blocks.{0-1}.project.conv."),
+    (r"features\.(\d+)\.conv\.3\.", r"blocks.{0-1}.project.norm."),
     (r"classifier\.1\.", r"classifier."),
 )
 
@@ -52,7 +50,7 @@ def mobilenet_v2(
 
     Pads symmetrically and normalises with eps 1e-5, as torchvision does, whose weights it takes.
     """
-    build, x = begin("mobilenet_v2", image_size, seed, _METADATA)
+    build, x = begin("mobilenet_v2", image_size, seed, IMAGENET)
     channels = divisible(32 * width)
     x = conv_norm(build, x, "stem", 3, channels, _STYLE, kernel=3, stride=2)
     index = 0
@@ -66,7 +64,7 @@ def mobilenet_v2(
                 channels,
                 outputs,
                 _STYLE,
-                expand=expand,
+                wide=channels * expand,
                 stride=stride if block == 0 else 1,
             )
             channels, index = outputs, index + 1

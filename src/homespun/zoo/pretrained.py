@@ -18,7 +18,7 @@ from homespun.formats.torch_weights import read_state_dict
 from homespun.graph import Array, Graph
 
 Weights: TypeAlias = str | Path | Mapping[str, Array] | None
-#: (pattern at the beginning of a PyTorch name, our name): {0} is the number that the pattern captured, {-1} one less.
+#: (pattern at the beginning of a PyTorch name, our name): {0}, {1} are numbers that it captured, {0-1} one less.
 Renames: TypeAlias = tuple[tuple[str, str], ...]
 #: Counters that batch norm keeps in PyTorch only.
 _NOT_NEEDED = "num_batches_tracked"
@@ -94,8 +94,9 @@ def translate(name: str, renames: Renames) -> str:
     for pattern, ours in renames:
         match = re.match(pattern, name)
         if match:
-            number = int(match.group(1)) if match.groups() else 0
-            return ours.replace("{0}", str(number)).replace("{-1}", str(number - 1)) + name[match.end() :]
+            for i, number in enumerate(match.groups()):
+                ours = ours.replace(f"{{{i}}}", number).replace(f"{{{i}-1}}", str(int(number) - 1))
+            return ours + name[match.end() :]
     return name
 
 

@@ -1,9 +1,9 @@
 """Pass over an expanded training graph: keep activations in 16 bits, and with them the gradients that follow.
 
 Rule 1: operators whose kernels read and write 16 bits do so; a `cast` stands where a float32 tensor meets one.
-Rule 2: what works on fewer rows than `LEAST_ROWS`, images aside, stays float32: the head of a classifier, where
-precision counts and memory does not. Parameters, statistics, sums, coefficients and the loss are float32 or float64
-always.
+Rule 2: what works on fewer rows than `LEAST_ROWS`, images aside, and convolutions of a single pixel, stay float32:
+classifiers and gates, where precision counts and memory does not. Parameters, statistics, sums, coefficients and the
+loss are float32 or float64 always.
 Source: Kalamkar et al. 2019, "A Study of BFLOAT16 for Deep Learning Training";
 Micikevicius et al. 2018, "Mixed Precision Training", for float16.
 """
@@ -14,9 +14,14 @@ from collections.abc import Mapping
 
 from homespun.graph import Graph, Node, Tensor, TensorType
 from homespun.ops.activation import FUSIBLE
+from homespun.ops.channels import is_gate
 from homespun.ops.training_norm import rows_of
 
 LEAST_ROWS = 64
+#: Functions that networks have between layers; others, as `log` and `exp`, stay float32.
+_ACTIVATIONS = (*FUSIBLE, "gelu", "gelu_tanh", "elu", "softplus", "mish")
+#: For operands of one shape, and products with a gate.
+_ARITHMETIC = ("add", "sub", "mul")
 #: Operators with kernels for 16 bits, and the positions of the inputs that are activations.
 _HALF = {
     "train_conv2d": (0,),
@@ -27,10 +32,13 @@ _HALF = {
     "train_dropout": (0,),
     "train_attention": (0, 1, 2),
     "layer_norm": (0,),
-    "add": (0, 1),
-    **dict.fromkeys((*FUSIBLE, "gelu", "gelu_tanh"), (0,)),
+    **dict.fromkeys(("max_pool", "average_pool", "channel_shuffle", "local_response_norm", "upsample"), (0,)),
+    **dict.fromkeys((*_ACTIVATIONS, "split"), (0,)),
+    **dict.fromkeys(_ARITHMETIC, (0, 1)),
+    "concat": (),  # all
 }
-_OF_ROWS = ("train_linear", "train_dropout", "layer_norm", "add", *FUSIBLE, "gelu", "gelu_tanh")
+#: Float32 where there are fewer rows than `LEAST_ROWS`.
+_MANY_ROWS = ("train_linear", "train_dropout", "layer_norm", "concat", "split", *_ACTIVATIONS)
 _EITHER = ("flatten", "reshape", "identity")  # the bytes stay as they are
 
 
@@ -52,7 +60,8 @@ def store_half(graph: Graph, types: Mapping[str, TensorType], storage: str) -> N
         if node.op in _EITHER and inputs[0] in half:
             half.update(node.outputs)
         elif _goes_half(node, types):
-            for i in _HALF[node.op]:
+            positions = range(len(inputs)) if node.op == "concat" else _HALF[node.op]
+            for i in positions:
                 if i < len(inputs) and inputs[i] and inputs[i] not in half:
                     inputs[i] = cast(inputs[i], storage)
             half.update(o for o in node.outputs if o and types.get(o, _FLOAT).dtype == "float32")
@@ -72,6 +81,10 @@ def _goes_half(node: Node, types: Mapping[str, TensorType]) -> bool:
     if node.op not in _HALF:
         return False
     x = types[node.inputs[0]]
-    if node.op == "add" and types[node.inputs[1]] != x:
-        return False
-    return node.op not in _OF_ROWS or rows_of(x) >= LEAST_ROWS
+    if node.op == "train_conv2d":
+        return x.shape[1:3] != (1, 1)
+    if node.op in _ARITHMETIC:
+        other = types[node.inputs[1]]
+        gates = node.op == "mul" and (is_gate(x, other) or is_gate(other, x))
+        return (x == other or gates) and max(rows_of(x), rows_of(other)) >= LEAST_ROWS
+    return node.op not in _MANY_ROWS or rows_of(x) >= LEAST_ROWS

@@ -1,0 +1,119 @@
+"""Every network of the zoo trains: 32 samples by heart in float32 and mixed precision; its head, its last blocks."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import numpy as np
+import pytest
+
+import homespun as hs
+from homespun import losses, optim
+from homespun.graph import Graph
+from tests.training.small import images
+
+CLASSES = 4
+#: One of each family where the larger ones differ in size only; options beside those of `small`.
+NETWORKS: dict[str, dict[str, object]] = {
+    "mobilenet_v1": {},
+    "mobilenet_v2": {},
+    "mobilenet_v3_small": {},
+    "mobilenet_v3_large": {},
+    "efficientnet_lite0": {},
+    "efficientnet_b0": {},
+    "shufflenet_v1": {},
+    "shufflenet_v2": {},
+    "densenet121": {},
+    "googlenet": {},
+    "googlenet response": {"norm": "response", "image_size": 64},
+    "googlenet auxiliary": {"auxiliary": True, "image_size": 64},
+}
+
+
+def small(name: str) -> Graph:
+    options = {"classes": CLASSES, "width": 0.25, "image_size": 32, "dropout": 0.0, **NETWORKS[name]}
+    return getattr(hs.zoo, name.split()[0])(**options)
+
+
+def trainer(graph: Graph, rate: float = 3e-3, **options: object) -> hs.Trainer:
+    loss: losses.Loss = losses.CrossEntropy()
+    if len(graph.outputs) > 1:
+        loss = losses.Auxiliary(loss, 0.3)
+    return hs.Trainer(graph, loss, optim.Adam(rate), batch=32, **options)  # type: ignore[arg-type]
+
+
+def samples(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
+    return images(32, graph.tensors["image"].shape[1], CLASSES)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_learns_32_samples_by_heart(name: str, precision: str) -> None:
+    graph = small(name)
+    x, y = samples(graph)
+    t = trainer(graph, precision=precision)
+    history = [t.step(x, y).loss]
+    while history[-1] > 0.05 * history[0] and len(history) < 100:
+        history.append(t.step(x, y).loss)
+    assert history[-1] <= 0.05 * history[0], f"loss after {len(history)} steps: {history[-1]}"
+
+
+@cache
+def acquainted(name: str) -> Graph:
+    """The network with its initial weights, and norms that know the samples: without them a frozen part gives numbers
+    of any size."""
+    graph = small(name)
+    for node in graph.nodes:
+        if node.op == "batch_norm":
+            node.attributes["momentum"] = 1.0
+    t = trainer(graph)
+    t.compute_gradients(*samples(graph))
+    return t.model()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_its_head_alone_learns(name: str) -> None:
+    graph = acquainted(name)
+    x, y = samples(graph)
+    t = trainer(graph, 0.03, trainable="head")
+    assert set(t.trainable) == {"classifier.weight", "classifier.bias"}
+    first = t.step(x, y).loss
+    for _ in range(40):
+        last = t.step(x, y).loss
+    assert last < 0.95 * first
+    assert not any("backward" in n.op and "linear" not in n.op for p in t._programs.values() for n in p.graph.nodes)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_its_last_blocks_learn(name: str) -> None:
+    graph = acquainted(name)
+    blocks = [m[1] for n in graph.parameters() if (m := re.match(r"((blocks|stages)\.\d+)\.", n))]
+    last = blocks[-1]
+    x, y = samples(graph)
+    t = trainer(graph, trainable=[f"{last}.*", "classifier.*"])
+    before = t.parameters()
+    first = t.step(x, y).loss
+    for _ in range(15):
+        loss = t.step(x, y).loss
+    assert loss < 0.8 * first
+    moved = {n for n, v in t.parameters().items() if not np.array_equal(v, before[n])}
+    assert moved == {n for n in before if n.startswith((f"{last}.", "classifier."))}
+
+
+def test_auxiliary_heads_are_trained_and_not_exported(tmp_path: object) -> None:
+    graph = small("googlenet auxiliary")
+    x, y = samples(graph)
+    t = trainer(graph)
+    before = t.parameters()
+    t.step(x, y)
+    assert all((v != before[n]).any() for n, v in t.parameters().items() if n.startswith("aux"))
+    path = tmp_path / "net.hsp"  # type: ignore[operator]
+    t.save_checkpoint(path)
+    again = hs.Trainer.from_checkpoint(path)
+    assert again.step(x, y).loss == t.step(x, y).loss
+    t.export(path)
+    exported = hs.load(path)
+    assert exported.outputs == ["logits"]
+    assert not any(n.startswith("aux") for n in exported.tensors)
+    assert set(t.evaluate([(x, y)])) == {"loss", "accuracy"}
