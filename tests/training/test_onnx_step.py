@@ -115,7 +115,9 @@ def test_what_is_frozen_stays_as_it_is(trainable: Any, tmp_path: Path) -> None:
     assert not any(n.startswith(("stem", "expand")) for n in runtime.state)
 
 
-@pytest.mark.parametrize("build", [hs.zoo.mobilenet_v2, hs.zoo.efficientnet_lite0])
+@pytest.mark.parametrize(
+    "build", [hs.zoo.mobilenet_v2, hs.zoo.mobilenet_v3_small, hs.zoo.efficientnet_lite0, hs.zoo.shufflenet_v2]
+)
 def test_zoo_networks(build: Any, tmp_path: Path) -> None:
     """One step: fifty norms over fresh weights make so much of the last bit that our own instruction sets, too, are a
     percent apart in the update."""

@@ -53,8 +53,8 @@ def lower_bound(buffers: Sequence[Buffer]) -> int:
 
 
 def plan(buffers: Sequence[Buffer]) -> Plan:
-    """Offsets for all buffers: the best of several greedy orders, the first that meets the lower bound. Where none comes
-    close, the buffers at the top of the arena are placed earlier, again and again."""
+    """Offsets for all buffers: the best of several greedy orders, the first that meets the lower bound. Where none
+    comes close, the buffers at the top of the arena are placed earlier, again and again."""
     bound = lower_bound(buffers)
     sizes = [aligned(b.size) for b in buffers]
     neighbours = _neighbours(buffers)
