@@ -10,6 +10,8 @@ from homespun.graph import Graph, TensorType, check, infer
 
 #: Largest size of one tensor with a batch of one, bytes: what a hostile graph may not exceed.
 LARGEST_TENSOR = 2**33
+#: What code that reads foreign values raises where those make no sense (a stride of zero, an input that is missing).
+SENSELESS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 
 def check_foreign(graph: Graph, fail: Callable[[str, str], FormatError]) -> Mapping[str, TensorType]:
@@ -22,7 +24,7 @@ def check_foreign(graph: Graph, fail: Callable[[str, str], FormatError]) -> Mapp
         types = infer(graph, batch=1)
     except ModelError as e:
         raise fail("graph", str(e)) from None
-    except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as e:
+    except SENSELESS as e:
         # A shape rule met values that no builder gives (a stride of zero, an axis out of range).
         raise fail("graph", f"a node's attributes make no sense ({type(e).__name__}: {e})") from None
     for name, t in types.items():

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from homespun.errors import FormatError, ModelError, OptionError
-from homespun.formats.checked import check_foreign, shortened
+from homespun.formats.checked import SENSELESS, check_foreign, shortened
 from homespun.formats.onnx.folding import fold
 from homespun.formats.onnx.layout import CHANNELS_LAST, Value, identity, moves_only_ones, regrouped
 from homespun.formats.onnx.reading import OnnxFile, attributes_of, check_shapes
@@ -105,7 +105,7 @@ class Importer:
             except (Unsupported, ModelError) as e:
                 problems.append((node, str(e)))
                 lost.update(node.outputs)
-            except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as e:
+            except SENSELESS as e:
                 raise self.file.fail(
                     f"node {shortened(node.name)}", f"makes no sense ({type(e).__name__}: {e})"
                 ) from None
@@ -121,7 +121,7 @@ class Importer:
             inputs = [self.constants[n] if n else None for n in node.inputs]
             try:
                 results = fold(node, inputs)
-            except (ArithmeticError, LookupError, TypeError, ValueError):
+            except SENSELESS:
                 if any(c is not None and c.dtype == np.int64 and (c == FREE).any() for c in inputs):
                     raise Unsupported("its result depends on the batch size") from None
                 raise

@@ -85,7 +85,7 @@ class OnnxFile:
             )
         dtype = _TYPES[tensor.data_type]
         shape = tuple(tensor.dims)
-        if any(d < 0 for d in shape):
+        if any(not 0 <= d < 2**31 for d in shape):
             raise self.fail(place, f"its shape is {shortened(list(shape))}")
         count = math.prod(shape)
         stored = np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder("<")
