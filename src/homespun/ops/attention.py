@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
@@ -76,11 +78,76 @@ def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequ
     return [*(name or None for name in found), None, None]
 
 
+def _heads_in_onnx(write: Any, node: Node, name: str) -> str:
+    """(N, T, C) as (N, heads, T, C / heads)."""
+    _, length, channels = write.type(name).shape
+    heads = write.attributes(node)["heads"]
+    split = write("Reshape", write.ours(name), np.asarray([0, length, heads, channels // heads], np.int64))
+    return str(write("Transpose", split, perm=[0, 2, 1, 3]))
+
+
+def _joined_in_onnx(write: Any, x: str, like: str) -> str:
+    _, length, channels = write.type(like).shape
+    return str(write("Reshape", write("Transpose", x, perm=[0, 2, 1, 3]), np.asarray([0, length, channels], np.int64)))
+
+
+def _probabilities_in_onnx(write: Any, node: Node, q: str, k: str) -> tuple[str, float]:
+    """(softmax of the scores, zero where a key is hidden; the scale of the scores)."""
+    a, mask = write.attributes(node), (*node.inputs, "")[3]
+    scale = float(a["scale"] or (write.type(node.inputs[0]).shape[2] // a["heads"]) ** -0.5)
+    scores = write("Mul", write("MatMul", q, write("Transpose", k, perm=[0, 1, 3, 2])), scale)
+    if not mask:
+        return str(write("Softmax", scores, axis=-1)), scale
+    seen = write("Unsqueeze", write("Cast", write.ours(mask), to=9), np.asarray([1, 2], np.int64))
+    hidden = write("Where", seen, scores, -1e9)
+    return str(write("Mul", write("Softmax", hidden, axis=-1), write("Cast", seen, to=1))), scale
+
+
+def _to_onnx(write: Any, node: Node) -> None:
+    """Dropout acts in training only; there its mask is kept for the gradient."""
+    q, k, v = (_heads_in_onnx(write, node, n) for n in node.inputs[:3])
+    p, _ = _probabilities_in_onnx(write, node, q, k)
+    rate = float(write.attributes(node)["dropout"])
+    if node.op == "train_attention" and rate > 0:
+        p, mask = write("Dropout", p, rate, np.asarray(True), outputs=2, seed=1000 + write.attributes(node)["layer"])
+        write.shared["attention", write.attributes(node)["layer"]] = mask
+    write.give(node.outputs[0], _joined_in_onnx(write, write("MatMul", p, v), node.inputs[0]))
+
+
+def _gradient_to_onnx(write: Any, node: Node) -> None:
+    q, k, v, dy = (_heads_in_onnx(write, node, n) for n in (*node.inputs[:3], node.inputs[6]))
+    a = write.attributes(node)
+    p, scale = _probabilities_in_onnx(write, node, q, k)
+    dropped, dp = p, write("MatMul", dy, write("Transpose", v, perm=[0, 1, 3, 2]))
+    if a["dropout"] > 0:
+        kept = write("Cast", write.shared["attention", a["layer"]], to=1)
+        kept = write("Mul", kept, 1.0 / (1.0 - a["dropout"]))
+        dropped, dp = write("Mul", p, kept), write("Mul", dp, kept)
+    inside = write("ReduceSum", write("Mul", dp, p), np.asarray([-1], np.int64))
+    ds = write("Mul", write("Mul", p, write("Sub", dp, inside)), scale)
+    dq, dk, dv = node.outputs
+    if dq:
+        write.give(dq, _joined_in_onnx(write, write("MatMul", ds, k), node.inputs[0]))
+    if dk:
+        turned = write("Transpose", ds, perm=[0, 1, 3, 2])
+        write.give(dk, _joined_in_onnx(write, write("MatMul", turned, q), node.inputs[1]))
+    if dv:
+        turned = write("Transpose", dropped, perm=[0, 1, 3, 2])
+        write.give(dv, _joined_in_onnx(write, write("MatMul", turned, dy), node.inputs[2]))
+
+
 _ATTRIBUTES: dict[str, Any] = {"heads": REQUIRED, "scale": 0.0, "dropout": 0.0}
 #: y = softmax(q k^T * scale) v in each head; heads lie side by side in C. `mask` (N, S): 0 hides a key; a query that
 #: sees none gives zeros. `scale` 0 means 1 / sqrt(C / heads); `dropout` drops probabilities in training.
 ATTENTION = Operator(
-    "attention", ("q", "k", "v", "mask?"), _shape, _ATTRIBUTES, cost=_cost, lower=_lower, onnx="Attention"
+    "attention",
+    ("q", "k", "v", "mask?"),
+    _shape,
+    _ATTRIBUTES,
+    cost=_cost,
+    lower=_lower,
+    onnx="Attention",
+    to_onnx=_to_onnx,
 )
 TRAIN_ATTENTION = Operator(
     "train_attention",
@@ -91,6 +158,7 @@ TRAIN_ATTENTION = Operator(
     lower=_lower_train,
     gradient=_gradient,
     saves=("q", "k", "v", "mask"),
+    to_onnx=_to_onnx,
 )
 
 
@@ -115,6 +183,7 @@ ATTENTION_GRADIENT = Operator(
     cost=_gradient_cost,
     lower=_lower_gradient,
     in_place=(0,),
+    to_onnx=_gradient_to_onnx,
 )
 
 OPERATORS = (ATTENTION, TRAIN_ATTENTION, ATTENTION_GRADIENT)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
@@ -39,6 +41,18 @@ def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequ
     return [None, build.add("embedding_gradient", [ids, dy], weight, vocabulary=build.type(weight).shape[0])]
 
 
+def _to_onnx(write: Any, node: Node) -> None:
+    ids, weight = node.inputs
+    write.give(node.outputs[0], write("Gather", write.ours(weight), write.ours(ids)))
+
+
+def _gradient_to_onnx(write: Any, node: Node) -> None:
+    ids, dy = (write.ours(n) for n in node.inputs)
+    places = write("Unsqueeze", write("Cast", ids, to=7), np.asarray([-1], np.int64))
+    table = write.filled(write.type(node.outputs[0]).shape, 0.0)
+    write.give(node.outputs[0], write("ScatterND", table, places, dy, reduction="add"))
+
+
 #: y = weight[ids]
 EMBEDDING = Operator(
     "embedding",
@@ -49,6 +63,7 @@ EMBEDDING = Operator(
     gradient=_gradient,
     saves=("ids",),
     onnx="Gather",
+    to_onnx=_to_onnx,
 )
 
 
@@ -72,6 +87,7 @@ EMBEDDING_GRADIENT = Operator(
     {"vocabulary": REQUIRED},
     cost=lambda a, ins, outs: Cost(outs[0].size),
     lower=_lower_gradient,
+    to_onnx=_gradient_to_onnx,
 )
 
 OPERATORS = (EMBEDDING, EMBEDDING_GRADIENT)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import Attributes, Cost, Gradients, Operator
@@ -44,6 +46,12 @@ def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequ
     return [name or None for name in found]
 
 
+def _to_onnx(write: Any, node: Node) -> None:
+    operands = [write.ours(n) for n in node.inputs]
+    y = write("LayerNormalization", *operands, axis=-1, epsilon=float(write.attributes(node)["eps"]))
+    write.give(node.outputs[0], y)
+
+
 _EPS = 1e-5
 #: y = (x - mean) / sqrt(variance + eps) * weight + bias, mean and variance of each row.
 LAYER_NORM = Operator(
@@ -57,6 +65,7 @@ LAYER_NORM = Operator(
     saves=("x", "weight"),
     in_place=(0,),
     onnx="LayerNormalization",
+    to_onnx=_to_onnx,
 )
 
 
@@ -73,6 +82,28 @@ def _lower_gradient(low: Any, node: Node) -> None:
     low.emit("layer_norm_gradient", operands, *_call(low, node))
 
 
+def _gradient_to_onnx(write: Any, node: Node) -> None:
+    x, dy, weight = (write.ours(n) for n in node.inputs)
+    dx, dw, db = node.outputs
+
+    def mean(v: str) -> str:
+        return str(write("ReduceMean", v, axes=[-1]))
+
+    centred = write("Sub", x, mean(x))
+    spread = mean(write("Mul", centred, centred))
+    inverse = write("Reciprocal", write("Sqrt", write("Add", spread, float(write.attributes(node)["eps"]))))
+    normal = write("Mul", centred, inverse)
+    rows = np.arange(len(write.type(node.inputs[0]).shape) - 1)
+    if dw:
+        write.give(dw, write("ReduceSum", write("Mul", dy, normal), rows, keepdims=0))
+    if db:
+        write.give(db, write("ReduceSum", dy, rows, keepdims=0))
+    if dx:
+        g = write("Mul", dy, weight)
+        along = write("Mul", normal, mean(write("Mul", g, normal)))
+        write.give(dx, write("Mul", write("Sub", write("Sub", g, mean(g)), along), inverse))
+
+
 LAYER_NORM_GRADIENT = Operator(
     "layer_norm_gradient",
     ("x", "dy", "weight"),
@@ -81,6 +112,7 @@ LAYER_NORM_GRADIENT = Operator(
     cost=lambda a, ins, outs: Cost(16 * outs[0].size),
     lower=_lower_gradient,
     in_place=(1, 0),
+    to_onnx=_gradient_to_onnx,
 )
 
 OPERATORS = (LAYER_NORM, LAYER_NORM_GRADIENT)

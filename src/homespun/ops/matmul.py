@@ -68,6 +68,16 @@ def _gradient(build: Gradients, node: Node, grads: Sequence[str | None]) -> Sequ
     return [da, db]
 
 
+def _to_onnx(write: Any, node: Node) -> None:
+    a = write.attributes(node)
+    sides = []
+    for name, flag in zip(node.inputs, ("transpose_a", "transpose_b"), strict=True):
+        rank = len(write.type(name).shape)
+        side = write.ours(name)
+        sides.append(write("Transpose", side, perm=[*range(rank - 2), rank - 1, rank - 2]) if a[flag] else side)
+    write.give(node.outputs[0], write("MatMul", *sides))
+
+
 #: y = a b over the last two axes; b may be one matrix (K, M) for all.
 MATMUL = Operator(
     "matmul",
@@ -79,6 +89,7 @@ MATMUL = Operator(
     gradient=_gradient,
     saves=("a", "b"),
     onnx="MatMul",
+    to_onnx=_to_onnx,
 )
 
 OPERATORS = (MATMUL,)

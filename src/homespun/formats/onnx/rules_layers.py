@@ -115,11 +115,45 @@ def gemm(imp: Importer, node: ForeignNode) -> None:
 
 
 def matmul(imp: Importer, node: ForeignNode) -> None:
-    """`MatMul` with constant weights (K, M)."""
+    """`MatMul` with constant weights (K, M), or of two computed tensors."""
+    if not any(imp.is_constant(n) for n in node.inputs):
+        products(imp, node)
+        return
     weight = imp.constant(node, 1, "second operand")
     if weight.ndim != 2 or imp.is_constant(node.inputs[0]):
         raise Unsupported(f"its constant operand has {weight.ndim} axes; second operands with two can be read")
     _linear(imp, node, weight, None)
+
+
+def products(imp: Importer, node: ForeignNode) -> None:
+    """`MatMul` of two computed tensors; a transpose of the last axes before it becomes part of it."""
+    names, transposed = [], []
+    for name in node.inputs:
+        value, rank = imp.value(name), len(imp.shape(name))
+        if rank < 2:
+            raise Unsupported("it multiplies a vector")
+        swapped = (*range(rank - 2), rank - 1, rank - 2)
+        transposed.append(value.image is None and value.axes == swapped)
+        names.append(value.name if transposed[-1] else imp.plain(name))
+    y = imp.emit("matmul", names, transpose_a=transposed[0], transpose_b=transposed[1])
+    imp.set(node.outputs[0], y)
+
+
+def layer_norm(imp: Importer, node: ForeignNode) -> None:
+    """`LayerNormalization` over the last axis."""
+    value = imp.value(node.inputs[0])
+    rank = len(imp.shape(node.inputs[0]))
+    axis = node.get("axis", -1)
+    if axis not in (-1, rank - 1):
+        raise Unsupported(f"it normalises over the axes from {axis} on; over the last, it can be read")
+    if value.image is not None or value.axes[-1] != rank - 1:
+        value = imp.laid_out(value, identity(rank))
+    weight = imp.constant(node, 1, "weight")
+    bias = imp.constant(node, 2, "bias") if node.has(2) else np.zeros_like(weight)
+    arrays = [imp.layer_weight(node.inputs[1], "weight", weight)]
+    arrays.append(imp.layer_weight(node.inputs[2] if node.has(2) else "", "bias", bias))
+    y = imp.emit("layer_norm", [value.name, *arrays], eps=node.get("epsilon", 1e-5))
+    imp.set(node.outputs[0], y, value.axes)
 
 
 def batch_norm(imp: Importer, node: ForeignNode) -> None:
@@ -230,6 +264,7 @@ RULES = {
     "Gemm": gemm,
     "MatMul": matmul,
     "BatchNormalization": batch_norm,
+    "LayerNormalization": layer_norm,
     "MaxPool": pool,
     "AveragePool": pool,
     "GlobalAveragePool": global_pool,

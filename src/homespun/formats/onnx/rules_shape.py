@@ -114,7 +114,8 @@ def split(imp: Importer, node: ForeignNode) -> None:
 def gather(imp: Importer, node: ForeignNode) -> None:
     """`Gather` of one index, or of neighbours, out of a computed tensor."""
     if imp.is_constant(node.inputs[0]):
-        raise Unsupported("it looks up rows of a table by computed numbers")
+        embedding(imp, node)
+        return
     indices = imp.constant(node, 1, "index")
     size = imp.shape(node.inputs[0])
     axis = node.get("axis", 0) % len(size)
@@ -126,6 +127,15 @@ def gather(imp: Importer, node: ForeignNode) -> None:
     if found.ndim == 0:
         value = imp.reshaped(value, [d for i, d in enumerate(size) if i != axis])
     imp.values[node.outputs[0]] = value
+
+
+def embedding(imp: Importer, node: ForeignNode) -> None:
+    """`Gather` of rows of a constant table by numbers that the caller gives."""
+    table = imp.constants[node.inputs[0]]
+    ids = imp.plain(node.inputs[1])
+    if table.ndim != 2 or table.dtype != np.float32 or node.get("axis", 0) != 0 or imp.types[ids].dtype != "int32":
+        raise Unsupported("it looks something up that is no row of a table of numbers")
+    imp.set(node.outputs[0], imp.emit("embedding", [ids, imp.layer_weight(node.inputs[0], "table", table)]))
 
 
 def pad(imp: Importer, node: ForeignNode) -> None:
