@@ -297,7 +297,7 @@ def test_every_option_of_training_is_documented():
         assert option in page or option == "--help", f"docs/training.md does not tell of {option}"
 
 
-def test_model_commands(run, tmp_path):
+def test_model_commands(run, tmp_path, photos):
     import homespun as hs
 
     hs.save(hs.zoo.mobilenet_v2(classes=3, width=0.35, image_size=32), tmp_path / "net.hsp")
@@ -310,6 +310,16 @@ def test_model_commands(run, tmp_path):
         "model", "convert", tmp_path / "net.hsp", tmp_path / "small.hsp", "--weights", "int8", "--json"
     ).json
     assert converted["bytes"] < converted["bytes_before"] / 2
+    for target in ("net.onnx", "small.onnx", "net.safetensors"):
+        weights = ("--weights", "int8") if target.startswith("small") else ()
+        assert run("model", "convert", tmp_path / "net.hsp", tmp_path / target, *weights).code == 0
+    assert run("model", "convert", tmp_path / "net.onnx", tmp_path / "back.hsp").code == 0
+    same = run("model", "check", tmp_path / "net.hsp", tmp_path / "back.hsp", "--photos", photos, "--json").json
+    assert same["same"] and {row["inputs"] for row in same["outputs"]} == {"random", "photos"}
+    assert same["outputs"][0]["difference"] < 1e-5
+    assert "The same" in run("model", "check", tmp_path / "net.onnx", tmp_path / "back.hsp").out
+    other = run("model", "check", tmp_path / "net.hsp", tmp_path / "small.onnx", "--tolerance", "1e-9")
+    assert other.code == 1 and "Different" in other.out
     timed = run("model", "bench", tmp_path / "small.hsp", "--runs", "2", "--threads", "1", "--json").json
     assert 0 < timed["min_ms"] <= timed["median_ms"]
     assert timed["arena_bytes"] > 0

@@ -20,10 +20,12 @@ RUN = [
     "docs/eight-bit.md",
     "docs/engine.md",
     "docs/memory.md",
+    "docs/onnx.md",
     "docs/pausing.md",
     "docs/training.md",
     "docs/adding-a-pass.md",
     "docs/adding-an-op.md",
+    "docs/adding-a-format.md",
 ]
 #: Those that take for granted that there are photos, and torchvision's weights.
 WITH_PHOTOS = {"README.md", "README.zh-CN.md", "docs/training.md"}

@@ -14,6 +14,7 @@ import pytest
 import homespun as hs
 from homespun.graph import Array, Graph
 from homespun.training import Trainer, losses, optim
+from homespun.zoo.tinybert import Size
 
 STEPS = 5
 
@@ -132,6 +133,24 @@ def test_zoo_networks(build: Any, tmp_path: Path) -> None:
     off = np.concatenate([(runtime.state[n] - ours[n]).ravel() for n in ours])
     moved = np.concatenate([(ours[n] - before[n]).ravel() for n in ours])
     assert np.linalg.norm(off) < 0.05 * np.linalg.norm(moved)
+
+
+@pytest.mark.parametrize("head", ["classification", "masked_lm"])
+def test_transformers(head: str, tmp_path: Path) -> None:
+    size = Size(width=16, heads=2, hidden=32)
+    graph = hs.zoo.tinybert(3, 2, head, sequence=6, dropout=0.0, vocabulary=50, size=size)
+    trainer = Trainer(graph, losses.CrossEntropy(ignore=-100), optim.AdamW(1e-3, epsilon=1e-3), batch=4)
+    trainer.export_step(tmp_path / "step.onnx")
+    runtime, random = Runtime(tmp_path / "step.onnx"), np.random.default_rng(0)
+    ids = random.integers(1, 50, (4, 6)).astype(np.int32)
+    mask = (np.arange(6) < np.array([[6], [4], [1], [5]])).astype(np.int32)
+    inputs = dict(zip(graph.inputs, (ids, mask, np.zeros_like(ids)), strict=True))
+    y = random.integers(0, 3, 4) if head == "classification" else np.where(random.random((4, 6)) < 0.5, ids, -100)
+    for _ in range(STEPS):
+        want = trainer.step(list(inputs.values()), y).loss
+        assert runtime.step(**inputs, target=y.astype(np.int32)) == pytest.approx(want, rel=1e-4)
+    for name, value in trainer.parameters(trainable_only=True).items():
+        np.testing.assert_allclose(runtime.state[name], value, atol=2e-4, err_msg=name)
 
 
 def test_averages_of_the_weights_are_kept(tmp_path: Path) -> None:

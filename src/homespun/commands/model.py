@@ -1,4 +1,4 @@
-"""`homespun model info|convert|bench`: models as files, listed, converted and measured."""
+"""`homespun model info|convert|check|bench`: models as files, listed, converted, compared and measured."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from homespun.commands.model_check import check
 from homespun.commands.output import JsonOption, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -32,22 +33,27 @@ class Computed(StrEnum):
     INT8 = "int8"
 
 
-Model = Annotated[Path, typer.Argument(help="A model: .hsp, or .pth with --architecture.", metavar="MODEL")]
+Model = Annotated[
+    Path, typer.Argument(help="A model: .hsp or .onnx; .safetensors or .pth with --architecture.", metavar="MODEL")
+]
 Architecture = Annotated[
     str | None,
-    typer.Option(help="What network a .pth file's weights are for, by its name in homespun.zoo.", metavar="NAME"),
+    typer.Option(
+        help="What network the weights of a .safetensors or .pth file are for, by its name in homespun.zoo.",
+        metavar="NAME",
+    ),
 ]
 
 
 def add_to(group: typer.Typer) -> None:
     """Add these commands to `homespun model`."""
-    for command in (info, convert, bench):
+    for command in (info, convert, check, bench):
         group.command()(command)
 
 
 def info(model: Model, architecture: Architecture = None, as_json: JsonOption = False) -> None:
     """List a model: operators, shapes, parameters, cost."""
-    graph = _load(model, architecture)
+    graph = load_model(model, architecture)
     if as_json:
         print_json({"file": str(model), "bytes": model.stat().st_size, **_facts(graph)})
     else:
@@ -56,15 +62,17 @@ def info(model: Model, architecture: Architecture = None, as_json: JsonOption = 
 
 def convert(
     model: Model,
-    target: Annotated[Path, typer.Argument(help="The file to write (.hsp).", metavar="TARGET")],
+    target: Annotated[
+        Path, typer.Argument(help="The file to write: .hsp, .onnx or .safetensors (weights only).", metavar="TARGET")
+    ],
     weights: Annotated[Stored, typer.Option(help="How to store weights.")] = Stored.FLOAT32,
     architecture: Architecture = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model in Homespun's own format, its weights in 32, 16 or 8 bits."""
+    """Write a model in another format, by the target's suffix, its weights in 32, 16 or 8 bits."""
     import homespun as hs
 
-    hs.save(_load(model, architecture), target, weights=weights.value)
+    hs.save(load_model(model, architecture), target, weights=weights.value)
     before, after = model.stat().st_size, target.stat().st_size
     if as_json:
         print_json({"file": str(target), "weights": weights.value, "bytes": after, "bytes_before": before})
@@ -86,7 +94,7 @@ def bench(
 
     import homespun as hs
 
-    graph = _load(model, architecture)
+    graph = load_model(model, architecture)
     predict = hs.Predictor(graph, batch=batch, weights=weights.value, threads=threads)
     inputs = _random_inputs(graph, batch)
     for _ in range(WARM_UPS):
@@ -123,7 +131,7 @@ def bench(
     )
 
 
-def _load(path: Path, architecture: str | None) -> Graph:
+def load_model(path: Path, architecture: str | None) -> Graph:
     import homespun as hs
 
     options: dict[str, Any] = {} if architecture is None else {"architecture": architecture}

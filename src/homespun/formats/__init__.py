@@ -16,21 +16,27 @@ from homespun.graph import Graph
 READERS = {
     ".hsp": "homespun.formats.hsp",
     ".onnx": "homespun.formats.onnx",
+    ".safetensors": "homespun.zoo.pretrained",
     ".pth": "homespun.zoo.pretrained",
     ".pt": "homespun.zoo.pretrained",
 }
 #: Suffix -> the options of `load` that it takes; weights take those of the zoo's builders too.
 OPTIONS = {".onnx": ("shapes",)}
-WEIGHTS_ONLY = (".pth", ".pt")
+WEIGHTS_ONLY = (".safetensors", ".pth", ".pt")
 #: Suffix -> module that writes it.
-WRITERS = {".hsp": "homespun.formats.hsp", ".onnx": "homespun.formats.onnx"}
+WRITERS = {
+    ".hsp": "homespun.formats.hsp",
+    ".onnx": "homespun.formats.onnx",
+    ".safetensors": "homespun.formats.safetensors",
+}
 
 
 def load(path: str | Path, **options: Any) -> Graph:
     """Read a model from a file, by its suffix.
 
     `.hsp`: no options. `.onnx`: `shapes`, the shape of each input by name, where the file leaves more than the batch
-    open. `.pth`, `.pt`: `architecture`, the zoo builder's name (`"mobilenet_v2"`), and that builder's own options.
+    open. `.safetensors`, `.pth`, `.pt`: `architecture`, the zoo builder's name (`"mobilenet_v2"`), and that builder's
+    own options.
     Raises `FormatError`, naming file and place, for a file that is wrong, truncated or of an unknown kind.
     """
     path = Path(path)
@@ -46,7 +52,8 @@ def load(path: str | Path, **options: Any) -> Graph:
 
 
 def save(model: Graph, path: str | Path, weights: str = "float32", *, calibrate: Any = None) -> None:
-    """Write a model to a file, by its suffix. `weights`: "float32", "float16" (not for `.onnx`) or "int8".
+    """Write a model to a file, by its suffix. `weights`: "float32", "float16" (not for `.onnx`) or "int8"
+    (not for `.safetensors`).
 
     `calibrate` are data like those that the model will see: ranges of activations are measured on them and stored, for
     8-bit predictors to use (see `homespun.calibrate`). The file is written beside, flushed and renamed: `path` is the

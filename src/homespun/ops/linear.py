@@ -46,7 +46,9 @@ def linear_to_onnx(write: Any, node: Node) -> None:
     """Write a product with (K, M), one matrix or many."""
     x, weight, bias, residual = (*node.inputs, "", "")[:4]
     if len(write.type(x).shape) == 2:
-        y = write("Gemm", write.ours(x), write.ours(weight), *([write.ours(bias)] if bias else []))
+        # As (M, K): of (K, M) with 8-bit weights, onnxruntime makes a product of its own that rounds activations too.
+        given = [write.permuted(weight, (1, 0)), *([write.ours(bias)] if bias else [])]
+        y = write("Gemm", write.ours(x), *given, transB=1)
     else:
         y = write("MatMul", write.ours(x), write.ours(weight))
         y = write("Add", y, write.ours(bias)) if bias else y

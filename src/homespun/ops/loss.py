@@ -62,18 +62,28 @@ def _wanted_in_onnx(write: Any, node: Node) -> Any:
     if write.type(target).dtype == "int32":
         rows = write("Unsqueeze", wanted, np.asarray([-1], np.int64))
         wanted = write("Cast", write("Equal", rows, np.arange(classes, dtype=np.int32)), to=1)
-    return write("Add", write("Mul", wanted, 1.0 - smoothing), smoothing / classes) if smoothing else wanted
+    wanted = write("Add", write("Mul", wanted, 1.0 - smoothing), smoothing / classes) if smoothing else wanted
+    counted = _counted(write, node)
+    return write("Mul", wanted, write("Unsqueeze", counted, np.asarray([-1], np.int64))) if counted else wanted
 
 
-def _rows(write: Any, node: Node) -> float:
-    t = write.type(node.inputs[0])
-    return float(t.size // t.shape[-1])
+def _counted(write: Any, node: Node) -> Any:
+    """1 for each row that counts, 0 where its label is to be ignored; None where all count."""
+    a, target = write.attributes(node), node.inputs[1]
+    if not a["ignores"] or write.type(target).dtype != "int32":
+        return None
+    return write("Cast", write("Not", write("Equal", write.ours(target), np.asarray(a["ignored"], np.int32))), to=1)
+
+
+def _rows(write: Any, node: Node) -> Any:
+    t, counted = write.type(node.inputs[0]), _counted(write, node)
+    return write("Max", write("ReduceSum", counted, keepdims=0), 1.0) if counted else float(t.size // t.shape[-1])
 
 
 def _to_onnx(write: Any, node: Node) -> None:
     each = write("Mul", _wanted_in_onnx(write, node), write("LogSoftmax", write.ours(node.inputs[0]), axis=-1))
-    total = write("ReduceSum", each, keepdims=0)
-    write.give(node.outputs[0], write("Div", total, -_rows(write, node)))
+    total = write("Neg", write("ReduceSum", each, keepdims=0))
+    write.give(node.outputs[0], write("Div", total, _rows(write, node)))
 
 
 def _gradient_to_onnx(write: Any, node: Node) -> None:

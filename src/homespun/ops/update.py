@@ -129,6 +129,7 @@ def _update_to_onnx(write: Any, node: Node) -> None:
     m = write.ours(first) if first else ""
     v = write.ours(second) if second else ""
     g = write("Mul", g, factor) if factor else g
+    finite = write("Not", write("Or", write("IsNaN", g), write("IsInf", g)))
     if a["clip"] < math.inf:
         g = write("Clip", g, -float(a["clip"]), float(a["clip"]))
     rate = learning_rate if a["rate"] == 1.0 else write("Mul", learning_rate, float(a["rate"]))
@@ -167,7 +168,7 @@ def _update_to_onnx(write: Any, node: Node) -> None:
         m = mix(m, g, float(a["b"]))
     for name, value in ((parameter, w), (first, m), (second, v)):
         if name:
-            write.update(name, value, control)
+            write.update(name, value, control, finite)
 
 
 def _update(name: str) -> Operator:

@@ -57,7 +57,7 @@ def load_weights(
     from_file = isinstance(weights, str | Path)
     kind = FormatError if from_file else ModelError
     where = str(weights) if from_file else "weights"
-    state = read_state_dict(weights) if isinstance(weights, str | Path) else weights
+    state = _read(Path(weights)) if isinstance(weights, str | Path) else weights
     given: dict[str, tuple[str, Array]] = {}
     for name, array in state.items():
         plain = name.removeprefix("module.")  # what torch.nn.DataParallel puts before every name
@@ -87,6 +87,15 @@ def load_weights(
     for name, array in loaded.items():
         graph.tensors[name].data = array
     return graph
+
+
+def _read(path: Path) -> Mapping[str, Array]:
+    """Tensors by name, from either kind of file that PyTorch's users keep weights in."""
+    if path.suffix.lower() == ".safetensors":
+        from homespun.formats import safetensors
+
+        return safetensors.read_state_dict(path)
+    return read_state_dict(path)
 
 
 def translate(name: str, renames: Renames) -> str:

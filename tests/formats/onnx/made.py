@@ -53,11 +53,12 @@ class Made:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
 
 
-def run_onnx(model: Any, feeds: Mapping[str, Array]) -> list[Array]:
+def run_onnx(model: Any, feeds: Mapping[str, Array], optimised: bool = False) -> list[Array]:
     raw = model if isinstance(model, bytes | str) else model.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
     return list(session.run(None, dict(feeds)))

@@ -11,6 +11,7 @@ import pytest
 import homespun as hs
 from homespun.graph import Array, Graph
 from homespun.graph.operator import OPERATORS
+from homespun.zoo.tinybert import Size
 from tests.formats.networks import small_network
 from tests.formats.onnx.made import close, first_last, predict, run_onnx
 from tests.ops.test_gradients import CASES, Case, apart, graph_of
@@ -37,8 +38,9 @@ def agree(graph: Graph, folder: Path, *inputs: Array, weights: str = "float32", 
         hs.save(graph, folder / "reference.hsp", weights="int8")
         reference = hs.load(folder / "reference.hsp")
     want = predict(reference, *inputs)
-    for a, b in zip(run_onnx(path, feeds), want, strict=True):
-        close(first_last(a), b, tolerance)
+    for optimised in (False, True):
+        for a, b in zip(run_onnx(path, feeds, optimised), want, strict=True):
+            close(first_last(a), b, tolerance)
     back = hs.load(path)
     for a, b in zip(predict(back, *inputs), want, strict=True):
         close(a, b, tolerance)
@@ -87,6 +89,16 @@ def test_zoo_networks_go_out_and_come_back(build: object, weights: str, tmp_path
         t.data = random.uniform(0.5, 1.5, t.shape).astype(np.float32)
     x = random.standard_normal((2, 64, 64, 3)).astype(np.float32)
     agree(graph, tmp_path, x, weights=weights, tolerance=1e-4)
+
+
+def test_a_transformer_goes_out(tmp_path: Path) -> None:
+    graph = hs.zoo.tinybert(3, 2, sequence=6, vocabulary=50, size=Size(width=16, heads=2, hidden=32))
+    random = np.random.default_rng(0)
+    ids = random.integers(1, 50, (3, 6)).astype(np.int32)
+    mask = (np.arange(6) < np.array([[6], [4], [1]])).astype(np.int32)
+    inputs = (ids, mask, np.zeros_like(ids))
+    (got,) = run_onnx(exported(graph, tmp_path), dict(zip(graph.inputs, inputs, strict=True)))
+    close(got, predict(graph, *inputs)[0], 1e-4)
 
 
 def test_a_network_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 import homespun as hs
 from tests.formats.onnx.made import Made, agree, close, load, predict, run_onnx
@@ -180,12 +181,21 @@ def test_operator_over_images(build: Build, tmp_path: Path) -> None:
     agree(m.model(build(m)), tmp_path, image())
 
 
+def heads(m: Made, order: list[int]) -> Any:
+    return m.op("Transpose", m.op("Reshape", m.op("MatMul", "x", m.weight(6, 6)), m.ints(-1, 2, 3)), perm=order)
+
+
 VECTORS: dict[str, Build] = {
     "Gemm": lambda m: m.op("Gemm", "x", m.weight(6, 4), m.weight(1, 4)),
     "MatMul with a bias": lambda m: m.op("Add", m.weight(4), m.op("MatMul", "x", m.weight(6, 4))),
     "batch norm": lambda m: m.op("BatchNormalization", "x", *(m.weight(6, low=0.5) for _ in range(4))),
     "Mish": lambda m: m.op("Mul", "x", m.op("Tanh", m.op("Softplus", "x"))),
     "reshape to images": lambda m: m.op("Conv", m.op("Reshape", "x", m.ints(-1, 1, 2, 3)), m.weight(2, 1, 2, 2)),
+    "layer norm": lambda m: m.op("LayerNormalization", "x", m.weight(6), m.weight(6), epsilon=1e-3),
+    "product of two": lambda m: m.op("MatMul", heads(m, [0, 2, 1]), heads(m, [0, 1, 2])),
+    "attention": lambda m: m.op(
+        "MatMul", m.op("Softmax", m.op("MatMul", heads(m, [0, 1, 2]), heads(m, [0, 2, 1]))), heads(m, [0, 1, 2])
+    ),
     "Log": lambda m: m.op("Log", m.op("Reciprocal", m.op("Sqrt", m.op("Exp", "x")))),
 }
 
@@ -194,6 +204,14 @@ VECTORS: dict[str, Build] = {
 def test_operator_over_vectors(build: Build, tmp_path: Path) -> None:
     m = Made(["N", 6])
     agree(m.model(build(m)), tmp_path, image(2, 6))
+
+
+def test_an_embedding(tmp_path: Path) -> None:
+    m = Made(["N", 4])
+    m.inputs = [helper.make_tensor_value_info("x", TensorProto.INT64, ["N", 4])]
+    model = m.model(m.op("Gather", m.weight(9, 5), "x"))
+    ids = np.array([[0, 8, 3, 3], [1, 2, 0, 7]])
+    close(predict(load(model, tmp_path), ids.astype(np.int32))[0], run_onnx(model, {"x": ids})[0])
 
 
 def test_a_dropout_keeps_its_rate_for_training(tmp_path: Path) -> None:
