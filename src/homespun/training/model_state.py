@@ -37,6 +37,9 @@ class ModelState:
         self.store = Store(self._layout())
         graph = self.split.trained
         self.store.fill({t.name: t.data for t in graph.with_role("parameter", "state") if t.data is not None})
+        for tensor in (*self.whole.tensors.values(), *graph.tensors.values()):
+            if tensor.name in self.store:  # or the arrays that were copied would live on, beside the copies
+                tensor.data = self.store[tensor.name]
         self.store[RANDOM][:] = (seed, 0)
         for name, update in self.updates.items():
             if update.average:
@@ -148,9 +151,10 @@ class ModelState:
             for tensor in (*self.whole.tensors.values(), *frozen.tensors.values()):
                 tensor.limit = None  # it was measured with other weights
         for name, value in values.items():
-            self.whole.tensors[name].data = value
             if name in self.store:
                 np.copyto(self.store[name], value)
+            else:
+                self.whole.tensors[name].data = value
             if frozen is not None and name in frozen.tensors:
                 frozen.tensors[name].data = value
 
