@@ -4,27 +4,22 @@
     python benchmarks/encoder_step.py [--batches 8] [--precisions float32,mixed] [--dropouts 0,0.1] [--json FILE]
     python benchmarks/encoder_step.py --kernels    # time of each kernel and its share of peak, without a peer
 
-Engines take turns as in training_step.py. PyTorch runs as its users would run it fastest here: scaled dot-product
-attention in one call, one product for queries, keys and values, and the fused AdamW.
+Engines take turns, each in a process of its own. PyTorch runs as its users would run it fastest here: scaled
+dot-product attention in one call, one product for queries, keys and values, and the fused AdamW.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import statistics
-import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from training_step import peak
+from turns import Step, serve, take_turns
 
-Step = Callable[[], object]
 TOKENS, WORDS, CLASSES, RATE, DECAY = 128, 30522, 2, 1e-4, 0.01
 
 
@@ -114,47 +109,23 @@ def pytorch(precision: str, batch: int, threads: int, dropout: float) -> Step:
 
 ENGINES = {"homespun": homespun, "pytorch": pytorch}
 IMPORTS = {"homespun": "homespun", "pytorch": "torch"}
+Settings = tuple[str, int, int, float]  # precision, batch, threads, dropout
 
 
-def serve(engine: str, settings: tuple[str, int, int, float], pipe: Connection) -> None:
-    """One step for each message; a report at the end."""
-    __import__(IMPORTS[engine])
-    before = peak()
-    step = ENGINES[engine](*settings)
-    step()
-    step()
-    while pipe.recv():
-        began = time.perf_counter()
-        step()
-        pipe.send(time.perf_counter() - began)
-    pipe.send(peak() - before)
-
-
-def compare(settings: tuple[str, int, int, float], turns: int) -> dict[str, float]:
+def compare(settings: Settings, turns: int) -> dict[str, float]:
     """Medians, minima, working sets, and ratios of ours to PyTorch's."""
-    context = multiprocessing.get_context("spawn")
-    pipes, times = {}, {e: [] for e in ENGINES}
-    for engine in ENGINES:
-        ours, theirs = context.Pipe()
-        context.Process(target=serve, args=(engine, settings, theirs), daemon=True).start()
-        theirs.close()  # or a process that fails would be waited for without end
-        pipes[engine] = ours
-    for _ in range(turns):
-        for engine, pipe in pipes.items():
-            pipe.send(True)
-            times[engine].append(pipe.recv())
+    told = [str(s) for s in settings]
+    reports = take_turns({e: [sys.executable, __file__, "--serve", e, *told] for e in ENGINES}, turns)
     row: dict[str, float] = {}
-    for engine, pipe in pipes.items():
-        pipe.send(False)
-        row[f"{engine}_ms"] = 1e3 * statistics.median(times[engine])
-        row[f"{engine}_least_ms"] = 1e3 * min(times[engine])
-        row[f"{engine}_mb"] = pipe.recv()
+    for engine, report in reports.items():
+        row |= {f"{engine}_ms": report.ms, f"{engine}_least_ms": report.least_ms}
+        row[f"{engine}_mb"] = report.working_set_mb
     row["time_ratio"] = row["homespun_ms"] / row["pytorch_ms"]
     row["memory_ratio"] = row["homespun_mb"] / row["pytorch_mb"]
     return row
 
 
-def print_kernels(settings: tuple[str, int, int, float]) -> None:
+def print_kernels(settings: Settings) -> None:
     """Milliseconds of each kind of kernel call in a step, and GFLOP/s where the operator counts its operations."""
     from homespun.graph.operator import attributes, operator
 
@@ -193,7 +164,12 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--kernels", action="store_true")
+    parser.add_argument("--serve", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.serve:
+        engine, precision, batch, threads, dropout = options.serve
+        serve(IMPORTS[engine], lambda: ENGINES[engine](precision, int(batch), int(threads), float(dropout)))
+        return
     rows = []
     for dropout in map(float, options.dropouts.split(",")):
         for precision in options.precisions.split(","):
