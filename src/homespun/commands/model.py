@@ -34,7 +34,8 @@ class Computed(StrEnum):
 
 
 Model = Annotated[
-    Path, typer.Argument(help="A model: .hsp or .onnx; .safetensors or .pth with --architecture.", metavar="MODEL")
+    Path,
+    typer.Argument(help="A model: .hsp, .onnx or .tflite; .safetensors or .pth with --architecture.", metavar="MODEL"),
 ]
 Architecture = Annotated[
     str | None,

@@ -16,6 +16,7 @@ from homespun.graph import Graph
 READERS = {
     ".hsp": "homespun.formats.hsp",
     ".onnx": "homespun.formats.onnx",
+    ".tflite": "homespun.formats.tflite",
     ".safetensors": "homespun.zoo.pretrained",
     ".pth": "homespun.zoo.pretrained",
     ".pt": "homespun.zoo.pretrained",
@@ -34,9 +35,9 @@ WRITERS = {
 def load(path: str | Path, **options: Any) -> Graph:
     """Read a model from a file, by its suffix.
 
-    `.hsp`: no options. `.onnx`: `shapes`, the shape of each input by name, where the file leaves more than the batch
-    open. `.safetensors`, `.pth`, `.pt`: `architecture`, the zoo builder's name (`"mobilenet_v2"`), and that builder's
-    own options.
+    `.hsp`, `.tflite`: no options. `.onnx`: `shapes`, the shape of each input by name, where the file leaves more than
+    the batch open. `.safetensors`, `.pth`, `.pt`: `architecture`, the zoo builder's name
+    (`"mobilenet_v2"`), and that builder's own options.
     Raises `FormatError`, naming file and place, for a file that is wrong, truncated or of an unknown kind.
     """
     path = Path(path)

@@ -388,5 +388,5 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     m = Made(["N", 6])
     load(m.model(m.op("Relu", "x")), tmp_path)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(hs.OptionError, match=r"homespun\[onnx\]"):
+    with pytest.raises(hs.MissingPackageError, match=r"homespun\[onnx\]"):
         hs.load(tmp_path / "model.onnx")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from homespun.errors import FormatError, OptionError
+from homespun.errors import FormatError, MissingPackageError, OptionError
 from homespun.formats.checked import shortened
 from homespun.graph import Array
 
@@ -29,11 +29,11 @@ _TYPES |= {10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat
 
 
 def require_onnx() -> Any:
-    """The `onnx` package. Raises `OptionError` that says how to get it."""
+    """The `onnx` package. Raises `MissingPackageError` that says how to get it."""
     try:
         import onnx
     except ImportError:
-        raise OptionError(
+        raise MissingPackageError(
             'ONNX files need the package "onnx", which is not installed: pip install "homespun[onnx]"'
         ) from None
     return onnx

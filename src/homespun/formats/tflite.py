@@ -1,0 +1,267 @@
+"""TFLite files in, through the `tflite` package's flatbuffers schema: float, with weights in halves, quantised.
+
+Images are channels-last there too. Quantised numbers become float32 by their scales, so that the network can be
+trained; what `interpret` knows of each operator is a function of a few lines, in `tflite_rules`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import homespun.ops  # noqa: F401  (fills the operators' table)
+from homespun.errors import FormatError, MissingPackageError, ModelError
+from homespun.formats.checked import SENSELESS, check_foreign, shortened
+from homespun.graph import BATCH, Array, Attribute, Graph, Node, Tensor, TensorType
+from homespun.graph.infer import infer_node
+
+#: Stands for the batch while shapes are worked out; see `homespun.formats.onnx.importer`.
+FREE = 2**31 - 1
+_LARGEST_FILE = 2**31 - 1
+_DTYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 9: "int8"}
+#: By the schema's number: activations that other operators have built in.
+_BUILT_IN = {1: ("relu", {}), 2: ("clip", {"low": -1.0, "high": 1.0}), 3: ("relu6", {}), 4: ("tanh", {})}
+_MOST_LISTED = 40
+
+
+class Unsupported(Exception):  # noqa: N818  (not an error yet: all of them are collected)
+    """An operator that can't be imported; the text says what about it."""
+
+
+def load(path: Path) -> Graph:
+    """The network of a TFLite file, its batch free.
+
+    Raises `FormatError` that names the place, or lists every operator that can't be imported.
+    """
+    try:
+        import tflite
+    except ImportError:
+        raise MissingPackageError(
+            'TFLite files need the package "tflite", which is not installed: pip install "homespun[tflite]"'
+        ) from None
+    from homespun.formats.tflite_rules import RULES
+
+    def fail(place: str, what: str) -> FormatError:
+        return FormatError(f"{path}: {place}: {what}")
+
+    size = path.stat().st_size
+    if size > _LARGEST_FILE:
+        raise fail("file", f"{size} bytes are more than a TFLite file can have")
+    raw = path.read_bytes()
+    if raw[4:8] != b"TFL3":
+        raise fail("file", "it does not begin as TFLite files do; it is something else, or empty")
+    try:
+        graph = Interpreter(tflite, tflite.Model.GetRootAs(raw, 0), path, size, fail).run(RULES)
+    except (*SENSELESS, struct.error) as e:
+        raise fail("file", f"its structure makes no sense ({type(e).__name__}: {e}); truncated or damaged") from None
+    graph.prune()
+    check_foreign(graph, fail)
+    return graph
+
+
+class Operation:
+    """One operator of the file: numbers of its tensors (-1 where absent) and its options."""
+
+    def __init__(self, tflite: Any, proto: Any, name: str, at: int) -> None:
+        self._tflite, self._proto, self.name, self.at = tflite, proto, name, at
+        self.inputs = [proto.Inputs(i) for i in range(proto.InputsLength())]
+        self.outputs = [proto.Outputs(i) for i in range(proto.OutputsLength())]
+
+    def options(self, kind: str) -> Any:
+        """The options as a table of the schema. Raises `Unsupported` where there are none."""
+        table = self._proto.BuiltinOptions()
+        if table is None:
+            raise Unsupported("its options are missing")
+        options = getattr(self._tflite, kind)()
+        options.Init(table.Bytes, table.Pos)
+        return options
+
+
+class Interpreter:
+    """Builds the graph. Rules read operands with `value` and `constant`, and give results with `set`."""
+
+    def __init__(self, tflite: Any, model: Any, path: Path, size: int, fail: Callable[[str, str], FormatError]) -> None:
+        self.path, self.fail = path, fail
+        if model.SubgraphsLength() != 1:
+            raise fail("file", f"it has {model.SubgraphsLength()} graphs; control flow can't be imported")
+        proto = model.Subgraphs(0)
+        counts = (proto.TensorsLength(), proto.OperatorsLength(), model.BuffersLength(), model.OperatorCodesLength())
+        if any(4 * n > size for n in counts):
+            raise fail("file", f"{max(counts)} entries do not fit its {size} bytes; truncated or damaged")
+        self.graph = Graph(path.stem)
+        self.types: dict[str, TensorType] = {}
+        self.values: dict[int, str] = {}
+        self.constants: dict[int, Array] = {}
+        self._model, self._tensors = model, [proto.Tensors(i) for i in range(counts[0])]
+        self._inputs = [proto.Inputs(i) for i in range(proto.InputsLength())]
+        self._outputs = [proto.Outputs(i) for i in range(proto.OutputsLength())]
+        self._made: dict[Any, str] = {}
+        self._stem = ""
+        names = {v: k for k, v in vars(tflite.BuiltinOperator).items() if isinstance(v, int)}
+        self._operations = []
+        for at in range(counts[1]):
+            operator = proto.Operators(at)
+            code = model.OperatorCodes(operator.OpcodeIndex())
+            number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+            name = names.get(number, str(number))
+            if name == "CUSTOM":
+                name = f"custom {(code.CustomCode() or b'').decode('utf-8', 'replace')[:60]}"
+            self._operations.append(Operation(tflite, operator, name, at))
+
+    def run(self, rules: Mapping[str, Callable[[Interpreter, Operation], None]]) -> Graph:
+        """The whole graph. Raises `FormatError` that lists all operators which can't be imported."""
+        for i in self._inputs:
+            self._input(i)
+        for i in range(len(self._tensors)):
+            self._read(i)
+        problems: list[tuple[Operation, str]] = []
+        lost: set[int] = set()
+        for op in self._operations:
+            self._stem = self._name(op.outputs[0]) if op.outputs else op.name
+            if any(o in self.values for o in op.outputs):
+                raise self.fail(f"operator {op.at} ({op.name})", "it writes what is written already")
+            if op.name not in rules:
+                problems.append((op, "there is no such operator here"))
+            elif not lost.intersection(op.inputs):
+                try:
+                    rules[op.name](self, op)
+                    continue
+                except (Unsupported, ModelError) as e:
+                    problems.append((op, str(e)))
+            lost.update(op.outputs)
+        if problems:
+            lines = [f"operator {op.at} ({op.name}) for {self._name(op.outputs[0])!r}: {why}" for op, why in problems]
+            lines = lines[:_MOST_LISTED] + ([f"... and {len(lines) - _MOST_LISTED} more"] * (len(lines) > _MOST_LISTED))
+            advice = (
+                "What to do: convert the model without them, or cut it before them; docs/formats.md lists what is read"
+            )
+            text = "\n  ".join([*lines, advice])
+            raise self.fail(
+                "graph", f"{len(problems)} of {len(self._operations)} operators can't be imported:\n  {text}"
+            )
+        for i in self._outputs:
+            self.graph.outputs.append(self.value(i))
+        self.graph.metadata["source"] = f"TFLite version {self._model.Version()}"
+        return self.graph
+
+    # -- tensors ------------------------------------------------------------------------------------------------
+
+    def _name(self, i: int) -> str:
+        name = self._tensors[i].Name() or b""
+        return name.decode("utf-8", "replace")[:200].split(";")[0] or f"tensor{i}"
+
+    def _input(self, i: int) -> None:
+        tensor, name = self._tensors[i], self.graph.fresh_name(self._name(i))
+        dims = [int(tensor.Shape(k)) for k in range(tensor.ShapeLength())]
+        if not dims or any(d < 1 for d in dims[1:]) or dims[0] not in (-1, 0, 1):
+            raise self.fail(
+                f"input {shortened(name)}", f"its shape is {dims}; a batch of one, and known sizes, can be read"
+            )
+        dtype = "int32" if tensor.Type() in (2, 4) and not self._scales(tensor)[0].size else "float32"
+        self.graph.add_tensor(Tensor(name, "input", (BATCH, *dims[1:]), dtype))
+        self.graph.inputs.append(name)
+        self.types[name] = TensorType((FREE, *dims[1:]), dtype)
+        self.values[i] = name
+
+    def _scales(self, tensor: Any) -> tuple[Array, Array, int]:
+        """(scales, zero points, axis); no scales where it is not quantised."""
+        q = tensor.Quantization()
+        if q is None or not q.ScaleLength():
+            return np.zeros(0), np.zeros(0), 0
+        zeros = q.ZeroPointAsNumpy() if q.ZeroPointLength() else np.zeros(q.ScaleLength(), np.int64)
+        return np.asarray(q.ScaleAsNumpy()), np.asarray(zeros), int(q.QuantizedDimension())
+
+    def _read(self, i: int) -> None:
+        """A tensor's data, if it has some: float32, or whole numbers that are no quantised ones."""
+        tensor = self._tensors[i]
+        buffer = self._model.Buffers(tensor.Buffer())
+        if i in self.values or buffer is None or not buffer.DataLength():
+            return
+        place = f"tensor {shortened(self._name(i))}"
+        if tensor.Sparsity() is not None or tensor.Type() not in _DTYPES:
+            return  # who reads it says so
+        dtype = np.dtype(_DTYPES[tensor.Type()]).newbyteorder("<")
+        shape = tuple(int(tensor.Shape(k)) for k in range(tensor.ShapeLength()))
+        if any(d < 0 for d in shape) or math.prod(shape) * dtype.itemsize != buffer.DataLength():
+            raise self.fail(place, f"has {buffer.DataLength()} bytes; {dtype.name}{list(shape)} needs another number")
+        array = np.frombuffer(buffer.DataAsNumpy().tobytes(), dtype).reshape(shape)
+        scales, zeros, axis = self._scales(tensor)
+        if scales.size:
+            spread = [1] * len(shape)
+            if scales.size > 1:
+                spread[axis] = -1
+            array = (array.astype(np.float64) - zeros.reshape(spread)) * scales.astype(np.float64).reshape(spread)
+        self.constants[i] = array.astype(np.float32) if array.dtype.kind == "f" else array
+
+    # -- what rules use -----------------------------------------------------------------------------------------
+
+    def constant(self, op: Operation, i: int, what: str) -> Array:
+        """The values of an operand. Raises `Unsupported` where it is computed, sparse or absent."""
+        if not self.has(op, i) or op.inputs[i] not in self.constants:
+            raise Unsupported(f"its {what} is no dense constant")
+        return self.constants[op.inputs[i]]
+
+    def has(self, op: Operation, i: int) -> bool:
+        """Whether operand `i` is given."""
+        return i < len(op.inputs) and op.inputs[i] >= 0
+
+    def value(self, i: int) -> str:
+        """Our name of a tensor; a constant joins the graph, trainable where it holds more than one number."""
+        if i not in self.values:
+            if i not in self.constants:
+                raise Unsupported(f"nothing computes its input {self._name(i)!r}" if i >= 0 else "an input is missing")
+            array = self.constants[i]
+            while array.ndim > 1 and array.shape[0] == 1:
+                array = array[0]
+            self.values[i] = self.weight(i, "", array, "parameter" if array.size > 1 else "constant")
+        return self.values[i]
+
+    def weight(self, i: int, kind: str, array: Array, role: Any = "parameter") -> str:
+        """An array in the layout that a layer wants; the same one again where another layer shares it."""
+        key = (i, kind, array.shape)
+        if key not in self._made:
+            array = np.array(array, np.float32 if array.dtype.kind == "f" else np.int32, order="C")
+            if array.dtype == np.float32 and not np.isfinite(array).all():
+                raise Unsupported("it has weights that are not finite")
+            name = self.graph.fresh_name(self._name(i))
+            self._made[key] = self.graph.add_array(name, array, role)
+            self.types[name] = TensorType(array.shape, str(array.dtype))
+        return self._made[key]
+
+    def shape(self, op: Operation, i: int = 0) -> tuple[int, ...]:
+        """Shape of an operand, the batch as `FREE`."""
+        return self.types[self.value(op.inputs[i])].shape
+
+    def emit(self, op: str, inputs: Sequence[str], **attributes: Attribute) -> str:
+        """Append a node with one output and return that output's name."""
+        name = self.graph.fresh_name(self._stem)
+        (found, *_) = infer_node(Node(op, tuple(inputs), (name,), attributes, name), self.types)
+        if any(type(d) is not int or d < 1 for d in found.shape):
+            raise Unsupported(f"its result would have the shape {list(found.shape)}")
+        self.graph.add_node(op, inputs, (name,), attributes, name)
+        self.types[name] = found
+        return name
+
+    def set(self, op: Operation, name: str, activation: int = 0) -> None:
+        """Say which of ours the operator's first output is, after the activation that is built in."""
+        if activation:
+            if activation not in _BUILT_IN:
+                raise Unsupported(f"its activation has the number {activation}")
+            function, attributes = _BUILT_IN[activation]
+            name = self.emit(function, [name], **attributes)
+        self.values[op.outputs[0]] = name
+
+    def reshape(self, name: str, shape: Sequence[int]) -> str:
+        """Ours in another shape, of which one axis may hold the batch."""
+        shape = tuple(int(d) for d in shape)
+        if shape == self.types[name].shape:
+            return name
+        batched = [i for i, d in enumerate(shape) if d and d % FREE == 0]
+        if len(batched) > 1 or math.prod(shape) != self.types[name].size:
+            raise Unsupported(f"can't reshape {list(self.types[name].shape)} to {list(shape)}")
+        return self.emit("reshape", [name], shape=tuple(-1 if i in batched else d for i, d in enumerate(shape)))
