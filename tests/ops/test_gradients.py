@@ -124,8 +124,9 @@ CASES = [
     *[Case("mul", shapes) for shapes in ([(3, 4, 5, 67), (3, 1, 1, 67)], [(2, 1, 5), (2, 70, 5)])],
     Case("pad", [(2, 3, 4)], {"before": (0, 1, 2), "after": (0, 2, 0), "value": 1.5}),
 ]
-#: Below, since they are other functions in training; and the loss, against PyTorch (tests/training/test_goldens.py).
-ELSEWHERE = {"batch_norm", "dropout", "softmax_cross_entropy"}
+#: Below, since they are other functions in training; and losses (tests/training/test_goldens.py,
+#: tests/zoo/test_yolov3.py).
+ELSEWHERE = {"batch_norm", "dropout", "softmax_cross_entropy", "yolo_loss"}
 
 
 def graph_of(case: Case, values: list[Array], between: bool = False) -> Graph:

@@ -13,7 +13,9 @@ SMALL = {"mobilenet_v1": 0.25, "mobilenet_v2": 0.25, "efficientnet_lite0": 0.25}
 TORCHVISION_STEM = {"features.0.0.weight": (8, 3, 3, 3)}
 
 
-@pytest.mark.parametrize("name", [n for n in hs.zoo.__all__ if n != "tinybert"])  # which reads no images
+@pytest.mark.parametrize(
+    "name", [n for n in hs.zoo.__all__ if n != "tinybert" and "yolo" not in n]
+)  # no logits of images
 def test_every_network_runs_with_other_classes_width_and_image_size(name: str) -> None:
     graph = getattr(hs.zoo, name)(classes=5, width=0.25, image_size=(48, 32))
     logits = hs.Predictor(graph)(np.zeros((1, 48, 32, 3), np.float32))

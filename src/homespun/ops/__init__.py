@@ -6,6 +6,7 @@ from homespun.ops import (
     attention,
     channels,
     convolution,
+    detection,
     elementwise,
     embedding,
     gradient,
@@ -34,7 +35,7 @@ FAMILIES = (
     # what it puts in place of others for speed, in inference
     inverted_residual,
     # what only training graphs hold
-    *(gradient, loss, training_convolution, training_norm, update),
+    *(detection, gradient, loss, training_convolution, training_norm, update),
 )
 
 _table.OPERATORS.update({op.name: op for family in FAMILIES for op in family.OPERATORS})

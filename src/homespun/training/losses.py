@@ -7,12 +7,13 @@ than the outputs; gradients follow from the operators it uses.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from homespun.compile.autodiff import GraphExtension
 from homespun.errors import OptionError, ShapeError, TrainingError
-from homespun.graph import Array, TensorType
+from homespun.graph import Array, Graph, TensorType
 
 
 class Loss:
@@ -122,6 +123,61 @@ class Auxiliary(Loss):
 
     def check(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> None:
         self.loss.check(outputs[:1], targets)
+
+
+class Yolo(Loss):
+    """YOLOv3's loss: box, objectness and class over all scales; mean over images, sum over all else.
+
+    Targets are (N, M, 5) float32: class, x and y of the centre, width and height as shares of the image; a class below
+    0 says that there is no further object, so that images with fewer than M are filled up. `anchors` (w, h, ...) are
+    shares of the image too, smallest first. A prediction that overlaps an object by more than `ignore` without being
+    the one responsible for it is not told that nothing is there. Source: Redmon & Farhadi 2018, section 2.
+    """
+
+    def __init__(self, anchors: Sequence[float], boxes: int = 3, ignore: float = 0.7) -> None:
+        if not anchors or len(anchors) % (2 * boxes) or not 0.0 <= ignore <= 1.0:
+            raise OptionError(f"anchors must be pairs for {boxes} boxes a scale, and ignore from 0 to 1, not {ignore}")
+        self.anchors, self.boxes, self.ignore = list(map(float, anchors)), boxes, ignore
+
+    @classmethod
+    def of(cls, model: Graph, ignore: float = 0.7) -> Yolo:
+        """With the anchors that a zoo model notes in its metadata."""
+        if "anchors" not in model.metadata:
+            raise OptionError(f"{model.name}: no anchors in its metadata; give them: losses.Yolo(anchors)")
+        return cls(list(map(float, model.metadata["anchors"].split(","))), int(model.metadata["boxes"]), ignore)
+
+    def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
+        scales = len(self.anchors) // (2 * self.boxes)
+        if len(outputs) != scales:
+            raise OptionError(f"there are anchors for {scales} scales, but the model has {len(outputs)} outputs")
+        total = ""
+        for scale, output in enumerate(outputs):  # the coarsest first, which has the largest anchors
+            first = (scales - 1 - scale) * self.boxes
+            given: dict[str, Any] = {
+                "anchors": tuple(self.anchors),
+                "first": first,
+                "boxes": self.boxes,
+                "ignore": self.ignore,
+            }
+            part = build.add("yolo_loss", [output, targets[0]], "loss", **given)
+            total = build.add("add", [total, part]) if total else part
+        return total
+
+    def target_types(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> list[TensorType]:
+        objects = targets[0].shape[1] if targets[0].ndim == 3 else 1
+        return [TensorType((outputs[0].shape[0], objects, 5))]
+
+    def check(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> None:
+        objects = targets[0].reshape(-1, 5)
+        objects = objects[objects[:, 0] >= 0]
+        classes = outputs[0].shape[-1] // self.boxes - 5
+        if not ((objects[:, 0] < classes) & (objects[:, 0] == np.floor(objects[:, 0]))).all():
+            raise TrainingError(f"an object's class is out of range: classes are 0 to {classes - 1}")
+        if (
+            not ((objects[:, 1:3] >= 0) & (objects[:, 1:3] <= 1)).all()
+            or not ((objects[:, 3:] > 0) & (objects[:, 3:] <= 1)).all()
+        ):
+            raise TrainingError("objects are given as shares of the image: centres from 0 to 1, sides above 0 up to 1")
 
 
 class BinaryCrossEntropy(Loss):

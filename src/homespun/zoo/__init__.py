@@ -2,7 +2,8 @@
 
 A builder takes `classes`, `width`, `image_size`, `dropout`, `seed` and `weights` (a `.pth` path, or tensors by PyTorch
 name) and returns a graph whose input is `image`, (N, H, W, 3), normalised as its metadata say, and whose output is
-`logits`, (N, classes). `tinybert` reads text instead, as its docstring says.
+`logits`, (N, classes). `tinybert` reads text, and `yolov3`
+and `yolov3_tiny` give boxes, as their docstrings say.
 """
 
 from homespun.zoo.densenet import densenet121, densenet169
@@ -27,6 +28,7 @@ from homespun.zoo.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from homespun.zoo.shufflenet_v1 import shufflenet_v1
 from homespun.zoo.shufflenet_v2 import shufflenet_v2
 from homespun.zoo.tinybert import tinybert
+from homespun.zoo.yolov3 import yolov3, yolov3_tiny
 
 __all__ = [
     "densenet121",
@@ -49,4 +51,6 @@ __all__ = [
     "shufflenet_v1",
     "shufflenet_v2",
     "tinybert",
+    "yolov3",
+    "yolov3_tiny",
 ]

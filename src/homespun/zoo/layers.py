@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import homespun.ops  # noqa: F401  (fills the operators' table, which building checks against)
 from homespun.errors import OptionError
-from homespun.graph import Graph, GraphBuilder
+from homespun.graph import Attribute, Graph, GraphBuilder
 
 ImageSize = int | Sequence[int]
 #: ImageNet's mean and spread on a scale of 0 to 255, by channel, as torchvision's weights expect.
@@ -19,6 +19,7 @@ class Style:
     """What a family of networks does alike in every layer."""
 
     activation: str = "relu6"
+    slope: float = 0.0  # of a leaky ReLU
     padding: str = "same"
     eps: float = 1e-5
     momentum: float = 0.1
@@ -68,7 +69,10 @@ def conv_norm(
         padding=style.padding,
     )
     x = build.batch_norm(x, f"{name}.norm", outputs, eps=style.eps, momentum=style.momentum)
-    return str(build.op(style.activation, x, name=f"{name}.{style.activation}")) if activate else x
+    if not activate:
+        return x
+    slope: dict[str, Attribute] = {"alpha": style.slope} if style.slope else {}
+    return str(build.op(style.activation, x, name=f"{name}.{style.activation}", outputs=1, **slope))
 
 
 def squeeze_excite(build: GraphBuilder, x: str, name: str, channels: int, squeeze: Squeeze) -> str:

@@ -20,8 +20,8 @@ from homespun.graph import Array, Graph
 Weights: TypeAlias = str | Path | Mapping[str, Array] | None
 #: (pattern at the beginning of a PyTorch name, our name): {0}, {1} are numbers that it captured, {0-1} one less.
 Renames: TypeAlias = tuple[tuple[str, str], ...]
-#: Counters that batch norm keeps in PyTorch only.
-_NOT_NEEDED = "num_batches_tracked"
+#: Counters that batch norm keeps in PyTorch only; anchors, which are in the metadata here.
+_NOT_NEEDED = ("num_batches_tracked", ".anchors", ".anchor_grid")
 _MOST_LISTED = 5
 
 
