@@ -8,6 +8,7 @@ import MNN
 import MNN.expr as F  # noqa: N812
 import numpy as np
 from MNN import nn, optim
+
 from turns import Step, serve
 
 

@@ -6,7 +6,8 @@
     python benchmarks/training_step.py --pauses 200    # how long a pause takes to hold, and what memory it gives back
 
 PyTorch runs as its users would run it fastest here: channels last for large batches and for bfloat16 autocast. The
-other peers have an environment of their own (requirements-more-peers.txt): onnxruntime-training would take the place of onnxruntime.
+other peers have an environment of their own (requirements-more-peers.txt): onnxruntime-training would take the place
+of onnxruntime.
 """
 
 from __future__ import annotations
