@@ -84,12 +84,22 @@ build/peers/.installed: benchmarks/requirements-peers.txt $(VENV)/.album
 	  "import site; site.addsitedir(%r)\n" % sysconfig.get_path("purelib").replace("build/peers", "$(VENV)"))'
 	@touch $@
 
-benchmarks: build/peers/.installed
+# Peers that do not get on with the former; none of ours is needed beside them.
+build/more-peers/.installed: benchmarks/requirements-more-peers.txt
+	$(PYTHON) -m venv build/more-peers
+	build/more-peers/bin/python -m pip install --quiet -r $<
+	@touch $@
+
+benchmarks: build/peers/.installed build/more-peers/.installed
 	build/peers/bin/python benchmarks/footprint.py
 	build/peers/bin/python benchmarks/kernels.py
 	build/peers/bin/python benchmarks/inference.py
 	build/peers/bin/python benchmarks/inference.py --engines "homespun int8,onnxruntime int8,openvino int8"
-	build/peers/bin/python benchmarks/training_step.py
+	build/peers/bin/python benchmarks/training_step.py --more-peers build/more-peers/bin/python
+	build/peers/bin/python benchmarks/training_step.py --pauses 200
+	build/peers/bin/python benchmarks/training_kernels.py
+	build/peers/bin/python benchmarks/transfer_step.py
+	build/peers/bin/python benchmarks/encoder_step.py
 	build/peers/bin/python benchmarks/indexing.py
 	build/peers/bin/python benchmarks/corrections.py
 
