@@ -63,8 +63,8 @@ format: $(VENV)/.test
 
 # Where peers are installed (`make benchmarks`), PyTorch trains beside us.
 evaluate: $(VENV)/.album build/pretrained/.installed
-	@test -f "$(DATA)/topics/index.csv" || { echo "$(DATA): no topics/index.csv. Say where the photos are: make evaluate DATA=folder, with \
-	  folder/topics/TOPIC/*.jpg and a table of their sources, folder/topics/index.csv (docs/learning.md)"; exit 1; }
+	@test -f "$(DATA)/topics/index.csv" || { echo "There is no $(DATA)/topics/index.csv. Say where the photos are:"; \
+	  echo "make evaluate DATA=folder, with folder/topics/TOPIC/*.jpg and a table of their sources (docs/learning.md)"; exit 1; }
 	$(BIN)/python -m pip install --quiet "matplotlib>=3.9"
 	$(BIN)/homespun album evaluate --known "$(DATA)/topics" --split-by "$(DATA)/topics/index.csv" \
 	  --shots 1,2,5,10,20 --seeds 5 --out evaluation
