@@ -430,7 +430,7 @@ def main() -> int:
         write_cell(options.cell, options.data, options.weights)
         return 0
     if options.quick:
-        options.seeds, options.epochs, options.photos, options.test_photos = "0", 2, 16, 16
+        options.seeds, options.photos, options.test_photos = "0", 16, 16
     engines = options.engines.split(",") if options.engines else list(ENGINES)
     if "pytorch" in engines and importlib.util.find_spec("torch") is None:
         if options.engines:
