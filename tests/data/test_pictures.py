@@ -159,7 +159,7 @@ def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path: Path) -> No
     with pytest.raises(hs.FormatError, match=r"huge\.png.*more than can be decoded"):
         read_pixels(tmp_path / "huge.png", 32, 32)
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
-    with pytest.raises(hs.FormatError, match=r"bomb\.png: too large"):
+    with pytest.raises(hs.FormatError, match=r"bomb\.png: (too large|.* more than can be decoded)"):
         read_pixels(tmp_path / "bomb.png", 32, 32)
 
 
