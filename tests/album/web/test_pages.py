@@ -151,6 +151,18 @@ def test_history_says_what_was_done(client: TestClient, album: FakeAlbum) -> Non
     assert texts[-1][1] == "1 May 2024 12:00 · 2 photos · 1 other photo moved"
 
 
+def test_the_large_picture_is_a_large_photo(client: TestClient, album: FakeAlbum) -> None:
+    """Of the topic's surest photos: one of a few pixels is not drawn across a whole TV, if there is a larger one."""
+    for photo_id, photo in album.records.items():
+        album.records[photo_id] = replace(photo, width=100, height=100)
+    for topic in album.topics():
+        if topic.photos:
+            large = sorted(album.members[topic.key])[-2]
+            album.records[large] = replace(album.records[large], width=3000, height=2000)
+    hero = re.search(r'class="hero.*?/photos/(\d+)/', client.get("/").text, re.DOTALL)
+    assert hero and album.records[int(hero[1])].width == 3000
+
+
 def test_problems_say_what_to_do_in_both_languages(client: TestClient) -> None:
     for language in ("en", "zh"):
         page = client.get("/problems", headers={"accept-language": language}).text

@@ -28,6 +28,9 @@ DOUBTS_AT_ONCE = 20
 CHANGES_SHOWN = 100
 PICTURES_PER_CHANGE = 4
 PROBLEMS_SHOWN = 500
+# The picture on top of the home page: an old thumbnail drawn across a TV would be all squares.
+HERO_CANDIDATES = 12
+HERO_WIDTH = 1600
 CHOICES_SHOWN = 24
 SUGGESTIONS = 4
 WORTH_ASKING = 0.02
@@ -287,13 +290,15 @@ def _row(
 
 
 def _hero(present: Presenter, album: Album, topics: list[Topic]) -> dict[str, Any] | None:
-    """The large picture on top: each day another topic's cover."""
-    covered = [topic for topic in topics if topic.cover_photo_id is not None and topic.photos]
-    if not covered:
+    """The large picture on top: each day another topic, and of its surest photos the first that fills the width."""
+    filled = [topic for topic in topics if topic.photos]
+    if not filled:
         return None
-    topic = covered[datetime.date.today().toordinal() % len(covered)]
-    assert topic.cover_photo_id is not None
-    cover = album.photo(topic.cover_photo_id)
+    topic = filled[datetime.date.today().toordinal() % len(filled)]
+    surest = album.photos(topic=topic.key, sort="confidence", limit=HERO_CANDIDATES).photos
+    if not surest:
+        return None
+    cover = max(surest, key=lambda photo: min(photo.width, HERO_WIDTH))
     return {
         "title": present.topic_name(topic),
         "preview": present.photo(cover, PhotoQuery())["preview"],
