@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find native -type f -not -name '*.md' 2>/dev/null)
 
-.PHONY: help album install test lint format evaluate benchmarks native-test clean
+.PHONY: help album install test lint format evaluate benchmarks native-test test-arm clean
 
 help:
 	@echo "make album [PHOTOS=~/Pictures]  build, index the photos and serve the album on http://127.0.0.1:$(PORT)"
@@ -19,6 +19,7 @@ help:
 	@echo "make evaluate [DATA=folder]     measure learning and training on folders of photos (FINE_TUNING=--quick: a few minutes)"
 	@echo "make benchmarks                 compare with other engines, side by side (installs them beside .venv)"
 	@echo "make native-test                the C++ tests under sanitizers"
+	@echo "make test-arm                   the tests of kernels on 64-bit ARM, emulated"
 
 # Two stamps: the album needs less than the tests do.
 $(VENV)/pyvenv.cfg:
@@ -109,6 +110,10 @@ native-test: $(VENV)/.build-tools
 	  -DHOMESPUN_SANITIZE=address,undefined "-DHOMESPUN_ONLY_ISAS=portable;avx2;neon" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 	$(BIN)/cmake --build build/sanitize
 	build/sanitize/native/homespun_native_tests
+
+# Emulated: some fifteen minutes, and as long again for the first build.
+test-arm: $(VENV)/.test
+	tools/test_on_arm.sh $(PYTEST_ARGS)
 
 clean:
 	rm -rf build evaluation $(VENV)
