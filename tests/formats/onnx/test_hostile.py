@@ -62,6 +62,14 @@ def test_bytes_changed(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
     refused_or_read(path)
 
 
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    assert b"Conv" in WHOLE
+    path.write_bytes(WHOLE.replace(b"Conv", b"\x80onv"))
+    with pytest.raises(hs.FormatError, match="op_type there is not UTF-8"):
+        hs.load(path)
+
+
 @BOUNDED
 @given(st.binary(max_size=400))
 def test_noise(tmp_path: Path, raw: bytes) -> None:

@@ -208,11 +208,22 @@ class _Walk:
                     raise self.file.fail("file", "it ends in the middle of a field; truncated, or not an ONNX file")
                 if field is not None and field.message_type is not None:
                     self.message(field.message_type, at, at + length, depth + 1)
+                elif field is not None and field.type == field.TYPE_STRING:
+                    self._text(field.name, at, at + length)
                 at += length
             else:
                 raise self.file.fail("file", f"byte {at} begins a field of kind {kind}; not an ONNX file")
         if at != end:
             raise self.file.fail("file", "it ends in the middle of a number; truncated, or not an ONNX file")
+
+    def _text(self, name: str, at: int, end: int) -> None:
+        # Parsing lets it pass, and hands out bytes where there should be a name.
+        try:
+            self.raw[at:end].decode("utf-8")
+        except UnicodeDecodeError:
+            raise self.file.fail(
+                "file", f"byte {at}: the {name} there is not UTF-8 text; the file is damaged"
+            ) from None
 
     def _number(self, at: int, end: int) -> tuple[int, int]:
         value = shift = 0
