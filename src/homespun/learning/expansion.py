@@ -8,13 +8,13 @@ brings the photos. A pure function of both, so that learning stays exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from homespun.learning.space import Floats
+from homespun.learning.space import BLOCK, Floats
 
 MOST = 15
 """Photos that expand a topic, at most."""
@@ -26,8 +26,6 @@ FIT = np.float32(0.45)
 """A photo has to fit the topic this well: else, of photos that fit nothing, some would lead by chance."""
 ROUNDS = 2
 """How often photos are chosen anew, from the directions that the last choice made."""
-
-_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,8 @@ class Library:
         """Rows and their coordinates, so many at a time that what is made of them stays in the processor's cache."""
         start = 0
         for piece in self.pieces:
-            for begin in range(0, len(piece), _BLOCK):
-                block = piece[begin : begin + _BLOCK]
+            for begin in range(0, len(piece), BLOCK):
+                block = piece[begin : begin + BLOCK]
                 yield slice(start, start + len(block)), block
                 start += len(block)
 
@@ -96,7 +94,7 @@ def leads(library: Library, directions: Floats, bonus: Floats, owner: npt.NDArra
         yield near
 
 
-def chosen(library: Library, lead: Sequence[Floats], known: Sequence[str]) -> list[npt.NDArray[np.intp]]:
+def chosen(library: Library, lead: Iterable[Floats], known: Iterable[str]) -> list[npt.NDArray[np.intp]]:
     """For each topic the rows of the `MOST` photos that prefer it most, and by `LEAD` at least; ascending.
 
     `known` are keys of photos of which the family said something: those speak for themselves.

@@ -7,7 +7,7 @@ that only pushes away what is nearer to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from homespun.learning.calibration import Calibration
 from homespun.learning.expansion import MOST, ROUNDS, WORTH, Library, chosen, leads, take
-from homespun.learning.space import Floats
+from homespun.learning.space import BLOCK, Floats
 
 TYPICAL = 0.65
 """Mean cosine between photos of a built-in topic and its prototype."""
@@ -27,9 +27,6 @@ PUSH = 3.0
 """By how much a photo's fit falls for being nearer to what was rejected than to the topic."""
 NO_FIT = np.float32(-1.0)
 """Fit of a topic that has no example yet: as far as a photo can be from a prototype."""
-
-_BLOCK = 4096
-"""Photos scored at a time, so that what lies between two steps stays in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +64,8 @@ class Head:
     def log_odds(self, matrix: Floats) -> Floats:
         """Calibrated log-odds (N, topics) float32 of coordinates (N, d)."""
         out = np.empty((len(matrix), self.topics), np.float32)
-        for start in range(0, len(matrix), _BLOCK):
-            block = slice(start, start + _BLOCK)
+        for start in range(0, len(matrix), BLOCK):
+            block = slice(start, start + BLOCK)
             out[block] = self.calibration.log_odds(self.fits(matrix[block]))
         return out
 
@@ -80,40 +77,54 @@ def fit_head(
     negative: Mapping[str, TopicStatistics],
     calibration: Calibration,
     library: Library | None = None,
-    known: Sequence[str] = (),
+    known: Iterable[str] = (),
 ) -> Head:
     """The head for `topics`, whose order is that of its columns.
 
     `positive` and `negative` are what a family said; with a `library`, its photos but for the `known` ones expand what
-    is positive. Built-in topics come first among `topics`, as they do in `library`.
+    is positive.
     """
-    own = [name for name in topics if name in positive and positive[name].count]
-    shown = [positive[name] for name in own]
-    gains = [name not in builtin for name in own]
+    shipped, own, against = (
+        {name: statistics[name] for name in topics if name in statistics and statistics[name].count}
+        for statistics in (builtin, positive, negative)
+    )
     if library is not None and own:
-        owner = np.array([list(builtin).index(name) if name in builtin else -1 for name in own], np.intp)
-        bonus = np.array([LEAN if new else 0.0 for new in gains], np.float32)
-        for _ in range(ROUNDS):
-            directions = np.array([_direction(*pair) for pair in zip(shown, gains, strict=True)], np.float32)
-            rows = chosen(library, list(leads(library, directions, bonus, owner)), known)
-            shown = [_expanded(positive[name], take(library, each)) for name, each in zip(own, rows, strict=True)]
-    parts = [(name, _direction(builtin[name]), 0.0) for name in topics if name in builtin and builtin[name].count]
-    parts += [
-        (name, _direction(statistics, new), LEAN if new else 0.0)
-        for name, statistics, new in zip(own, shown, gains, strict=True)
-    ]
-    against = [(name, _direction(negative[name]), 0.0) for name in topics if name in negative and negative[name].count]
-    everything = parts + against
+        own = _sharpened(own, builtin, library, known)
+    own_directions, own_bonus = _own_prototypes(own, builtin)
+    directions = [_direction(each) for each in shipped.values()], own_directions, [*map(_direction, against.values())]
     column = {name: index for index, name in enumerate(topics)}
-    width = len(everything[0][1]) if everything else 0
+    prototypes = [direction for part in directions for direction in part]
+    width = len(prototypes[0]) if prototypes else 0
     return Head(
-        prototypes=np.array([direction for _, direction, _ in everything], np.float32).reshape(len(everything), width),
-        column=np.array([column[name] for name, _, _ in everything], np.intp),
-        bonus=np.array([bonus for _, _, bonus in everything], np.float32),
+        prototypes=np.array(prototypes, np.float32).reshape(len(prototypes), width),
+        column=np.array([column[name] for name in (*shipped, *own, *against)], np.intp),
+        bonus=np.concatenate([np.zeros(len(shipped), np.float32), own_bonus, np.zeros(len(against), np.float32)]),
         against=len(against),
         topics=len(topics),
         calibration=calibration,
     )
+
+
+def _own_prototypes(
+    own: Mapping[str, TopicStatistics], builtin: Mapping[str, TopicStatistics]
+) -> tuple[Floats, Floats]:
+    """Directions (T, d) of what a family showed, and what is added to their fits (T,)."""
+    directions = [_direction(statistics, name not in builtin) for name, statistics in own.items()]
+    bonus = [0.0 if name in builtin else LEAN for name in own]
+    return np.array(directions, np.float32), np.array(bonus, np.float32)
+
+
+def _sharpened(
+    own: Mapping[str, TopicStatistics], builtin: Mapping[str, TopicStatistics], library: Library, known: Iterable[str]
+) -> dict[str, TopicStatistics]:
+    """What a family showed, with the photos of its library that stand out as belonging to it."""
+    columns = {name: column for column, name in enumerate(builtin)}  # as `Library` has them
+    owner = np.array([columns.get(name, -1) for name in own], np.intp)
+    shown = dict(own)
+    for _ in range(ROUNDS):
+        rows = chosen(library, leads(library, *_own_prototypes(shown, builtin), owner), known)
+        shown = {name: _expanded(own[name], take(library, each)) for name, each in zip(own, rows, strict=True)}
+    return shown
 
 
 def builtin_directions(builtin: Mapping[str, TopicStatistics]) -> Floats:

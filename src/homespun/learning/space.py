@@ -16,7 +16,8 @@ from homespun.errors import ShapeError
 
 GRID = 1 << 20
 """Steps of the grid per unit. Coordinates are at most 1, so that sums of 2**42 examples are exact in 63 bits."""
-_BLOCK = 4096
+BLOCK = 4096
+"""Photos handled at a time, so that what lies between two steps stays in the processor's cache."""
 
 Floats = npt.NDArray[np.float32]
 Grid = npt.NDArray[np.int32]
@@ -65,12 +66,12 @@ class FeatureSpace:
         if rows.ndim != 2 or rows.shape[1] != self.dimensions:
             raise ShapeError(f"features are {rows.shape}; expected (N, {self.dimensions})")
         out = np.empty((len(rows), self.rank), np.float32)
-        for start in range(0, len(rows), _BLOCK):  # in blocks: a library's float32 copy would be half a gigabyte
-            block = rows[start : start + _BLOCK]
+        for start in range(0, len(rows), BLOCK):  # in blocks: a library's float32 copy would be half a gigabyte
+            block = rows[start : start + BLOCK]
             finite = np.isfinite(block).all(axis=1)
             if not finite.all():
                 raise ShapeError(f"feature {start + int(finite.argmin())} holds NaN or infinity")
-            place = out[start : start + _BLOCK]
+            place = out[start : start + BLOCK]
             np.matmul(unit_roots(block), self._matrix, out=place)
             place -= self._offset
             place /= _lengths(place)

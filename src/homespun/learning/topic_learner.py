@@ -212,9 +212,10 @@ class TopicLearner:
         alone count. Raises ShapeError for photos prepared by another learner, OptionError for too few or too many keys.
         """
         pieces = [self._matrix(piece) for piece in ([photos] if isinstance(photos, Prepared) else photos)]
-        if sum(map(len, pieces)) != len(keys):
-            raise OptionError(f"{len(keys)} keys for {sum(map(len, pieces))} photos; each needs one")
-        self._library = Library.beside(builtin_directions(self._builtin), pieces, keys) if len(keys) else None
+        count = sum(map(len, pieces))
+        if count != len(keys):
+            raise OptionError(f"{len(keys)} keys for {count} photos; each needs one")
+        self._library = Library.beside(builtin_directions(self._builtin), pieces, keys) if count else None
         self._head = None
 
     def scores(self, features: npt.ArrayLike | Prepared) -> Floats:
@@ -253,7 +254,7 @@ class TopicLearner:
                 _statistics(self._negative),
                 self._calibration,
                 self._library,
-                sorted(self._examples),
+                self._examples,
             )
         return self._head
 
