@@ -77,7 +77,7 @@ def pages_router(
             hero=_hero(present, album, topics),
             rows=rows,
             doubts=len(album.doubts(DOUBTS_AT_ONCE)) if newest.total else 0,
-            problems=album.status().unreadable,
+            problems=sum(problem.photo for problem in album.problems()),
         )
 
     def listing(t: Speech, query: PhotoQuery, path: str, offset: int, facts: str = "") -> dict[str, Any]:
@@ -262,9 +262,10 @@ def pages_router(
     def problems(request: Request) -> Response:
         t = speech(request)
         present = Presenter(t)
+        every = album.problems()
         lists = []
         for photo in (True, False):
-            found = [problem for problem in album.problems() if problem.photo is photo]
+            found = [problem for problem in every if problem.photo is photo]
             shown = [present.problem(one, explain_problem(one.reason, t.language)) for one in found[:PROBLEMS_SHOWN]]
             lists.append({"files": shown, "more": len(found) - len(shown)})
         return render(request, t, "problems.html", here="status", problems=lists[0], others=lists[1])
