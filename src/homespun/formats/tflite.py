@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,19 @@ import numpy as np
 
 import homespun.ops  # noqa: F401  (fills the operators' table)
 from homespun.errors import FormatError, MissingPackageError, ModelError
+from homespun.formats.assembly import FREE, Assembly, Unsupported, shortlist, without_leading_ones
 from homespun.formats.checked import SENSELESS, check_foreign, shortened
-from homespun.graph import BATCH, Array, Attribute, Graph, Node, Tensor, TensorType
-from homespun.graph.infer import infer_node
+from homespun.graph import BATCH, Array, Graph, Tensor, TensorType
 
-#: Stands for the batch while shapes are worked out; see `homespun.formats.onnx.importer`.
-FREE = 2**31 - 1
 _LARGEST_FILE = 2**31 - 1
 _DTYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 9: "int8"}
 #: By the schema's number: activations that other operators have built in.
-_BUILT_IN = {1: ("relu", {}), 2: ("clip", {"low": -1.0, "high": 1.0}), 3: ("relu6", {}), 4: ("tanh", {})}
-_MOST_LISTED = 40
-
-
-class Unsupported(Exception):  # noqa: N818  (not an error yet: all of them are collected)
-    """An operator that can't be imported; the text says what about it."""
+_BUILT_IN: dict[int, tuple[str, dict[str, Any]]] = {
+    1: ("relu", {}),
+    2: ("clip", {"low": -1.0, "high": 1.0}),
+    3: ("relu6", {}),
+    4: ("tanh", {}),
+}
 
 
 def load(path: Path) -> Graph:
@@ -82,26 +80,24 @@ class Operation:
         return options
 
 
-class Interpreter:
+class Interpreter(Assembly):
     """Builds the graph. Rules read operands with `value` and `constant`, and give results with `set`."""
 
     def __init__(self, tflite: Any, model: Any, path: Path, size: int, fail: Callable[[str, str], FormatError]) -> None:
-        self.path, self.fail = path, fail
+        super().__init__(path.stem)
+        self.fail = fail
         if model.SubgraphsLength() != 1:
             raise fail("file", f"it has {model.SubgraphsLength()} graphs; control flow can't be imported")
         proto = model.Subgraphs(0)
         counts = (proto.TensorsLength(), proto.OperatorsLength(), model.BuffersLength(), model.OperatorCodesLength())
         if any(4 * n > size for n in counts):
             raise fail("file", f"{max(counts)} entries do not fit its {size} bytes; truncated or damaged")
-        self.graph = Graph(path.stem)
-        self.types: dict[str, TensorType] = {}
         self.values: dict[int, str] = {}
         self.constants: dict[int, Array] = {}
         self._model, self._tensors = model, [proto.Tensors(i) for i in range(counts[0])]
         self._inputs = [proto.Inputs(i) for i in range(proto.InputsLength())]
         self._outputs = [proto.Outputs(i) for i in range(proto.OutputsLength())]
         self._made: dict[Any, str] = {}
-        self._stem = ""
         names = {v: k for k, v in vars(tflite.BuiltinOperator).items() if isinstance(v, int)}
         self._operations = []
         for at in range(counts[1]):
@@ -136,11 +132,10 @@ class Interpreter:
             lost.update(op.outputs)
         if problems:
             lines = [f"operator {op.at} ({op.name}) for {self._name(op.outputs[0])!r}: {why}" for op, why in problems]
-            lines = lines[:_MOST_LISTED] + ([f"... and {len(lines) - _MOST_LISTED} more"] * (len(lines) > _MOST_LISTED))
             advice = (
                 "What to do: convert the model without them, or cut it before them; docs/formats.md lists what is read"
             )
-            text = "\n  ".join([*lines, advice])
+            text = "\n  ".join([*shortlist(lines), advice])
             raise self.fail(
                 "graph", f"{len(problems)} of {len(self._operations)} operators can't be imported:\n  {text}"
             )
@@ -156,7 +151,7 @@ class Interpreter:
         return name.decode("utf-8", "replace")[:200].split(";")[0] or f"tensor{i}"
 
     def _input(self, i: int) -> None:
-        tensor, name = self._tensors[i], self.graph.fresh_name(self._name(i))
+        tensor, name = self._tensors[i], self.fresh(self._name(i))
         dims = [int(tensor.Shape(k)) for k in range(tensor.ShapeLength())]
         if not dims or any(d < 1 for d in dims[1:]) or dims[0] not in (-1, 0, 1):
             raise self.fail(
@@ -215,9 +210,7 @@ class Interpreter:
         if i not in self.values:
             if i not in self.constants:
                 raise Unsupported(f"nothing computes its input {self._name(i)!r}" if i >= 0 else "an input is missing")
-            array = self.constants[i]
-            while array.ndim > 1 and array.shape[0] == 1:
-                array = array[0]
+            array = without_leading_ones(self.constants[i])
             self.values[i] = self.weight(i, "", array, "parameter" if array.size > 1 else "constant")
         return self.values[i]
 
@@ -228,24 +221,12 @@ class Interpreter:
             array = np.array(array, np.float32 if array.dtype.kind == "f" else np.int32, order="C")
             if array.dtype == np.float32 and not np.isfinite(array).all():
                 raise Unsupported("it has weights that are not finite")
-            name = self.graph.fresh_name(self._name(i))
-            self._made[key] = self.graph.add_array(name, array, role)
-            self.types[name] = TensorType(array.shape, str(array.dtype))
+            self._made[key] = self.add_array(self._name(i), array, role)
         return self._made[key]
 
     def shape(self, op: Operation, i: int = 0) -> tuple[int, ...]:
         """Shape of an operand, the batch as `FREE`."""
         return self.types[self.value(op.inputs[i])].shape
-
-    def emit(self, op: str, inputs: Sequence[str], **attributes: Attribute) -> str:
-        """Append a node with one output and return that output's name."""
-        name = self.graph.fresh_name(self._stem)
-        (found, *_) = infer_node(Node(op, tuple(inputs), (name,), attributes, name), self.types)
-        if any(type(d) is not int or d < 1 for d in found.shape):
-            raise Unsupported(f"its result would have the shape {list(found.shape)}")
-        self.graph.add_node(op, inputs, (name,), attributes, name)
-        self.types[name] = found
-        return name
 
     def set(self, op: Operation, name: str, activation: int = 0) -> None:
         """Say which of ours the operator's first output is, after the activation that is built in."""
@@ -255,13 +236,3 @@ class Interpreter:
             function, attributes = _BUILT_IN[activation]
             name = self.emit(function, [name], **attributes)
         self.values[op.outputs[0]] = name
-
-    def reshape(self, name: str, shape: Sequence[int]) -> str:
-        """Ours in another shape, of which one axis may hold the batch."""
-        shape = tuple(int(d) for d in shape)
-        if shape == self.types[name].shape:
-            return name
-        batched = [i for i, d in enumerate(shape) if d and d % FREE == 0]
-        if len(batched) > 1 or math.prod(shape) != self.types[name].size:
-            raise Unsupported(f"can't reshape {list(self.types[name].shape)} to {list(shape)}")
-        return self.emit("reshape", [name], shape=tuple(-1 if i in batched else d for i, d in enumerate(shape)))

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from homespun.formats.tflite import FREE, Interpreter, Operation, Unsupported
+from homespun.formats.assembly import FREE, Unsupported, without_leading_ones
+from homespun.formats.tflite import Interpreter, Operation
 
 _PADDING = {0: "same_upper", 1: "valid"}
 _UNARY = {
@@ -28,7 +29,7 @@ def convolution(net: Interpreter, op: Operation) -> None:
     x = net.value(op.inputs[0])
     padding: Any = _PADDING[o.Padding()]
     if padding == "valid":
-        x, padding = _padded_before(net, x)
+        x, padding = net.padded_before(x, (0, 0, 0, 0))
     inputs = [x, net.weight(op.inputs[1], "weight", weight)]
     if net.has(op, 2):
         inputs.append(net.weight(op.inputs[2], "bias", net.constant(op, 2, "bias")))
@@ -41,17 +42,6 @@ def convolution(net: Interpreter, op: Operation) -> None:
         groups=channels if depthwise else channels // weight.shape[2],
     )
     net.set(op, y, o.FusedActivationFunction())
-
-
-def _padded_before(net: Interpreter, x: str) -> tuple[str, Any]:
-    """A `PAD` with zeros before a convolution becomes part of it."""
-    pad = net.graph.producers().get(x)
-    if pad is not None and pad.op == "pad" and pad.attributes.get("value", 0.0) == 0.0:
-        before: Any = pad.attributes["before"]
-        after: Any = pad.attributes["after"]
-        if len(before) == 4 and not any((before[0], before[3], after[0], after[3])):
-            return pad.inputs[0], (before[1], before[2], after[1], after[2])
-    return x, (0, 0, 0, 0)
 
 
 def linear(net: Interpreter, op: Operation) -> None:
@@ -110,12 +100,8 @@ def rsqrt(net: Interpreter, op: Operation) -> None:
 
 def prelu(net: Interpreter, op: Operation) -> None:
     """`PRELU`: max(x, 0) + slope * min(x, 0)."""
-    x, slope = net.value(op.inputs[0]), net.constant(op, 1, "slope")
-    while slope.ndim > 1 and slope.shape[0] == 1:
-        slope = slope[0]
-    positive = net.emit("relu", [x])
-    negative = net.emit("mul", [net.emit("sub", [x, positive]), net.weight(op.inputs[1], "slope", slope)])
-    net.set(op, net.emit("add", [positive, negative]))
+    x, slope = net.value(op.inputs[0]), without_leading_ones(net.constant(op, 1, "slope"))
+    net.set(op, net.prelu(x, net.weight(op.inputs[1], "slope", slope)))
 
 
 def binary(net: Interpreter, op: Operation) -> None:
@@ -142,12 +128,7 @@ def reduce(net: Interpreter, op: Operation) -> None:
     if op.name == "MEAN" and keeps and rank == 4 and places == [1, 2]:
         net.set(op, net.emit("global_average_pool", [y]))
         return
-    while places:
-        run = [places.pop()]
-        while places and places[-1] == run[0] - 1:
-            run.insert(0, places.pop())
-        y = net.emit(_REDUCE[op.name], [y], axes=tuple(run), keep_axes=keeps)
-    net.set(op, y)
+    net.set(op, net.reduce(_REDUCE[op.name], y, places, keeps))
 
 
 def pad(net: Interpreter, op: Operation) -> None:

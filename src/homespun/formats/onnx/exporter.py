@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from homespun.errors import ModelError, OptionError
+from homespun.formats.assembly import FREE
 from homespun.formats.atomic import replacing
-from homespun.formats.onnx.importer import FREE, KEPT_ORDER
+from homespun.formats.onnx.layout import KEPT_ORDER
 from homespun.formats.onnx.reading import require_onnx
 from homespun.formats.onnx.writer import FIRST, OPSET, OnnxWriter
 from homespun.graph import Array, Graph, TensorType, infer

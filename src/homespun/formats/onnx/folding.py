@@ -14,7 +14,7 @@ import numpy as np
 from homespun.graph import Array
 
 if TYPE_CHECKING:
-    from homespun.formats.onnx.importer import ForeignNode
+    from homespun.formats.onnx.nodes import ForeignNode
 
 #: Elements of an array that grows by folding (a range, a repetition): more than masks and grids have.
 LARGEST = 2**24

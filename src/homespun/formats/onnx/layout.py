@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CHANNELS_LAST = (0, 2, 3, 1)
+#: Metadata: names of inputs and outputs of four axes that are channels-last in the ONNX file too.
+KEPT_ORDER = "onnx.channels_last"
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Value:
     @property
     def plain(self) -> bool:
         """Whether ours is laid out as the foreign tensor is."""
-        return self.image is None and self.axes == tuple(range(len(self.axes)))
+        return self.image is None and self.axes == identity(len(self.axes))
 
 
 def identity(rank: int) -> tuple[int, ...]:

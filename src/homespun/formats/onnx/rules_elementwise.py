@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from homespun.formats.onnx.importer import ForeignNode, Importer, Unsupported
+from homespun.formats.assembly import Unsupported
+from homespun.formats.onnx.conversion import Conversion
 from homespun.formats.onnx.layout import Value, identity
+from homespun.formats.onnx.nodes import ForeignNode
 
 _UNARY = {
     "Relu": "relu",
@@ -28,23 +30,23 @@ _UNARY = {
 _BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Max": "maximum", "Min": "minimum", "Sum": "add"}
 
 
-def _apply(imp: Importer, node: ForeignNode, op: str, **attributes: Any) -> None:
+def _apply(imp: Conversion, node: ForeignNode, op: str, **attributes: Any) -> None:
     """A function of each element, whatever the order of the axes."""
     value = imp.value(node.inputs[0])
     imp.values[node.outputs[0]] = Value(imp.emit(op, [value.name], **attributes), value.axes, value.image)
 
 
-def unary(imp: Importer, node: ForeignNode) -> None:
+def unary(imp: Conversion, node: ForeignNode) -> None:
     """An activation without settings."""
     _apply(imp, node, _UNARY[node.op])
 
 
-def same(imp: Importer, node: ForeignNode) -> None:
+def same(imp: Conversion, node: ForeignNode) -> None:
     """What changes nothing here: the output is the input."""
     imp.values[node.outputs[0]] = imp.value(node.inputs[0])
 
 
-def cast(imp: Importer, node: ForeignNode) -> None:
+def cast(imp: Conversion, node: ForeignNode) -> None:
     """`Cast` between kinds of floating-point numbers, which are all float32 here."""
     value = imp.value(node.inputs[0])
     if node.get("to", 0) not in (1, 10, 11, 16) or imp.types[value.name].dtype != "float32":
@@ -52,7 +54,7 @@ def cast(imp: Importer, node: ForeignNode) -> None:
     imp.values[node.outputs[0]] = value
 
 
-def dropout(imp: Importer, node: ForeignNode) -> None:
+def dropout(imp: Conversion, node: ForeignNode) -> None:
     """`Dropout`, with its rate, for training here."""
     rate = float(imp.constant(node, 1, "ratio").item()) if node.has(1) else node.get("ratio", 0.5)
     if not 0.0 <= rate < 1.0:
@@ -60,7 +62,7 @@ def dropout(imp: Importer, node: ForeignNode) -> None:
     _apply(imp, node, "dropout", rate=rate)
 
 
-def clip(imp: Importer, node: ForeignNode) -> None:
+def clip(imp: Conversion, node: ForeignNode) -> None:
     """`Clip` with constant bounds; the usual ones have names of their own."""
     low = float(imp.constant(node, 1, "lower bound").item()) if node.has(1) else -math.inf
     high = float(imp.constant(node, 2, "upper bound").item()) if node.has(2) else math.inf
@@ -73,30 +75,30 @@ def clip(imp: Importer, node: ForeignNode) -> None:
         _apply(imp, node, "clip", low=low, high=high)
 
 
-def with_alpha(imp: Importer, node: ForeignNode) -> None:
+def with_alpha(imp: Conversion, node: ForeignNode) -> None:
     """`LeakyRelu` and `Elu`."""
     leaky = node.op == "LeakyRelu"
     _apply(imp, node, "leaky_relu" if leaky else "elu", alpha=node.get("alpha", 0.01 if leaky else 1.0))
 
 
-def hard_sigmoid(imp: Importer, node: ForeignNode) -> None:
+def hard_sigmoid(imp: Conversion, node: ForeignNode) -> None:
     """`HardSigmoid`, of any slope."""
     _apply(imp, node, "hard_sigmoid", alpha=node.get("alpha", 0.2), beta=node.get("beta", 0.5))
 
 
-def gelu(imp: Importer, node: ForeignNode) -> None:
+def gelu(imp: Conversion, node: ForeignNode) -> None:
     """`Gelu`, exact or by tanh."""
     _apply(imp, node, "gelu_tanh" if node.get("approximate", "none") == "tanh" else "gelu")
 
 
-def swish(imp: Importer, node: ForeignNode) -> None:
+def swish(imp: Conversion, node: ForeignNode) -> None:
     """`Swish`: x sigmoid(alpha x)."""
     if node.get("alpha", 1.0) != 1.0:
         raise Unsupported(f"its alpha is {node.get('alpha', 1.0)}; 1 can be read")
     _apply(imp, node, "silu")
 
 
-def power(imp: Importer, node: ForeignNode) -> None:
+def power(imp: Conversion, node: ForeignNode) -> None:
     """`Pow` with an exponent that has an operator of its own."""
     exponent = imp.constant(node, 1, "exponent")
     ops = {2.0: ["square"], 0.5: ["sqrt"], -1.0: ["reciprocal"], -0.5: ["sqrt", "reciprocal"]}
@@ -117,7 +119,7 @@ def power(imp: Importer, node: ForeignNode) -> None:
         raise Unsupported(f"its exponent is {number}; 1, 2, 3, 0.5, -0.5 and -1 can be read")
 
 
-def binary(imp: Importer, node: ForeignNode) -> None:
+def binary(imp: Conversion, node: ForeignNode) -> None:
     """Arithmetic with broadcasting, of two operands or, for `Max`, `Min` and `Sum`, any number."""
     if not node.inputs or not all(node.inputs):
         raise Unsupported("an operand is missing")
@@ -130,7 +132,7 @@ def binary(imp: Importer, node: ForeignNode) -> None:
         result = target
 
 
-def combine(imp: Importer, op: str, a: str, b: str) -> Value:
+def combine(imp: Conversion, op: str, a: str, b: str) -> Value:
     """`a op b` of two foreign tensors."""
     first, second = aligned(imp, [a, b])
     y = imp.emit(op, [first.name, second.name])
@@ -138,7 +140,7 @@ def combine(imp: Importer, op: str, a: str, b: str) -> Value:
     return Value(y, longer.axes, longer.image)
 
 
-def aligned(imp: Importer, names: list[str]) -> list[Value]:
+def aligned(imp: Conversion, names: list[str]) -> list[Value]:
     """The operands in one order of axes, so that broadcasting from the right means the same as in the file.
 
     The order is that of a computed operand of the highest rank, if possible one that is not laid out plainly.
@@ -154,21 +156,10 @@ def aligned(imp: Importer, names: list[str]) -> list[Value]:
     return [_in_order(imp, n, axes) for n in names]
 
 
-def _in_order(imp: Importer, name: str, axes: tuple[int, ...]) -> Value:
-    rank, shape = len(axes), imp.shape(name)
+def _in_order(imp: Conversion, name: str, axes: tuple[int, ...]) -> Value:
     if imp.is_constant(name):
-        array = imp.constants[name]
-        if array.size == 1:
-            return Value(imp.weight(name, array.reshape(())), ())
-        full = array.reshape((1,) * (rank - array.ndim) + array.shape).transpose(axes)
-        while full.ndim > 1 and full.shape[0] == 1:
-            full = full[0]
-        if not np.isfinite(full).all() and full.dtype.kind == "f" and name in imp.learnable:
-            raise Unsupported("a constant operand has values that are not finite")
-        key = ("operand", name, full.shape, axes)
-        if key not in imp._made:
-            imp._made[key] = imp.weight(name, np.ascontiguousarray(full))
-        return Value(imp._made[key], tuple(range(full.ndim)))
+        return imp.operand(name, axes)
+    rank, shape = len(axes), imp.shape(name)
     value = imp.value(name)
     if len(shape) == rank:
         return imp.laid_out(value, axes)
@@ -178,20 +169,17 @@ def _in_order(imp: Importer, name: str, axes: tuple[int, ...]) -> Value:
     return imp.laid_out(Value(ours, identity(rank)), axes)
 
 
-def prelu(imp: Importer, node: ForeignNode) -> None:
+def prelu(imp: Conversion, node: ForeignNode) -> None:
     """`PRelu`: max(x, 0) + slope * min(x, 0); slopes are trainable."""
     slope = imp.constant(node, 1, "slope")
     if slope.size == 1 and node.inputs[1] not in imp.learnable:
         _apply(imp, node, "leaky_relu", alpha=float(slope.item()))
         return
     x, factor = aligned(imp, node.inputs[:2])
-    positive = imp.emit("relu", [x.name])
-    negative = imp.emit("sub", [x.name, positive])
-    y = imp.emit("add", [positive, imp.emit("mul", [negative, factor.name])])
-    imp.values[node.outputs[0]] = Value(y, x.axes)
+    imp.values[node.outputs[0]] = Value(imp.prelu(x.name, factor.name), x.axes)
 
 
-def quantize(imp: Importer, node: ForeignNode) -> None:
+def quantize(imp: Conversion, node: ForeignNode) -> None:
     """`QuantizeLinear` of a computed tensor: values stay float32. A range that begins at zero was an activation."""
     scale = imp.constant(node, 1, "scale")
     zero = imp.constant(node, 2, "zero point") if node.has(2) else np.zeros((), np.uint8)
@@ -199,7 +187,7 @@ def quantize(imp: Importer, node: ForeignNode) -> None:
         raise Unsupported("activations with a scale for each channel, or of a rare kind of number")
     kind = np.iinfo(zero.dtype)
     value = imp.value(node.inputs[0])
-    producer = imp.graph.producers().get(value.name)
+    producer = imp.producer(value.name)
     if int(zero.reshape(-1)[0]) == kind.min and (producer is None or producer.op not in ("relu", "relu6", "sigmoid")):
         high = float(scale.reshape(-1)[0]) * (kind.max - kind.min)
         _apply(imp, node, "relu6" if abs(high - 6.0) < 1e-3 else "relu")
@@ -207,7 +195,7 @@ def quantize(imp: Importer, node: ForeignNode) -> None:
         imp.values[node.outputs[0]] = value
 
 
-def dequantize(imp: Importer, node: ForeignNode) -> None:
+def dequantize(imp: Conversion, node: ForeignNode) -> None:
     """`DequantizeLinear` of what `QuantizeLinear` was passed over for."""
     value = imp.value(node.inputs[0])
     if imp.types[value.name].dtype != "float32":

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from homespun.formats.onnx.importer import FREE, ForeignNode, Importer, Unsupported
+from homespun.formats.assembly import FREE, Pads, Unsupported
+from homespun.formats.onnx.conversion import Conversion
 from homespun.formats.onnx.layout import CHANNELS_LAST, channel_last, identity
-
-Pads = tuple[int, int, int, int]
+from homespun.formats.onnx.nodes import ForeignNode
 
 
 def _pair(node: ForeignNode, name: str, default: Sequence[int]) -> tuple[int, int]:
@@ -41,7 +41,7 @@ def _padding(node: ForeignNode, size: Sequence[int], kernel: Sequence[int]) -> s
     return (int(pads[0]), int(pads[1]), int(pads[2]), int(pads[3]))
 
 
-def conv(imp: Importer, node: ForeignNode) -> None:
+def conv(imp: Conversion, node: ForeignNode) -> None:
     """`Conv` over images, grouped and depthwise included."""
     weight = imp.constant(node, 1, "weight")
     if weight.ndim != 4 or len(imp.shape(node.inputs[0])) != 4:
@@ -49,7 +49,7 @@ def conv(imp: Importer, node: ForeignNode) -> None:
     x = imp.channels_last(node.inputs[0])
     padding = _padding(node, imp.types[x].shape[1:3], weight.shape[2:])
     if isinstance(padding, tuple):
-        x, padding = _padded_before(imp, x, padding)
+        x, padding = imp.padded_before(x, padding)
     inputs = [x, imp.layer_weight(node.inputs[1], "weight", weight.transpose(2, 3, 1, 0))]
     if node.has(2):
         inputs.append(imp.layer_weight(node.inputs[2], "bias", imp.constant(node, 2, "bias")))
@@ -64,20 +64,7 @@ def conv(imp: Importer, node: ForeignNode) -> None:
     imp.set(node.outputs[0], y, CHANNELS_LAST)
 
 
-def _padded_before(imp: Importer, x: str, padding: Pads) -> tuple[str, Pads]:
-    """A `Pad` with zeros before a convolution becomes part of it."""
-    pad = imp.graph.producers().get(x)
-    if pad is None or pad.op != "pad" or pad.attributes.get("value", 0.0) != 0.0:
-        return x, padding
-    before: Any = pad.attributes["before"]
-    after: Any = pad.attributes["after"]
-    if any(before[i] or after[i] for i in (0, 3)):
-        return x, padding
-    top, left, bottom, right = padding
-    return pad.inputs[0], (top + before[1], left + before[2], bottom + after[1], right + after[2])
-
-
-def _linear(imp: Importer, node: ForeignNode, weight: Any, bias: Any) -> None:
+def _linear(imp: Conversion, node: ForeignNode, weight: Any, bias: Any) -> None:
     """A matrix product with a constant (K, M), over the last axis."""
     value = imp.value(node.inputs[0])
     rank = len(value.axes)
@@ -97,7 +84,7 @@ def _linear(imp: Importer, node: ForeignNode, weight: Any, bias: Any) -> None:
     imp.set(node.outputs[0], y, value.axes)
 
 
-def gemm(imp: Importer, node: ForeignNode) -> None:
+def gemm(imp: Conversion, node: ForeignNode) -> None:
     """`Gemm` with constant weights: alpha x W + beta c."""
     if node.get("transA", 0):
         raise Unsupported("its first operand is transposed")
@@ -114,7 +101,7 @@ def gemm(imp: Importer, node: ForeignNode) -> None:
     _linear(imp, node, weight if alpha == 1 else weight * np.float32(alpha), bias)
 
 
-def matmul(imp: Importer, node: ForeignNode) -> None:
+def matmul(imp: Conversion, node: ForeignNode) -> None:
     """`MatMul` with constant weights (K, M), or of two computed tensors."""
     if not any(imp.is_constant(n) for n in node.inputs):
         products(imp, node)
@@ -125,7 +112,7 @@ def matmul(imp: Importer, node: ForeignNode) -> None:
     _linear(imp, node, weight, None)
 
 
-def products(imp: Importer, node: ForeignNode) -> None:
+def products(imp: Conversion, node: ForeignNode) -> None:
     """`MatMul` of two computed tensors; a transpose of the last axes before it becomes part of it."""
     names, transposed = [], []
     for name in node.inputs:
@@ -139,7 +126,7 @@ def products(imp: Importer, node: ForeignNode) -> None:
     imp.set(node.outputs[0], y)
 
 
-def layer_norm(imp: Importer, node: ForeignNode) -> None:
+def layer_norm(imp: Conversion, node: ForeignNode) -> None:
     """`LayerNormalization` over the last axis."""
     value = imp.value(node.inputs[0])
     rank = len(imp.shape(node.inputs[0]))
@@ -156,7 +143,7 @@ def layer_norm(imp: Importer, node: ForeignNode) -> None:
     imp.set(node.outputs[0], y, value.axes)
 
 
-def batch_norm(imp: Importer, node: ForeignNode) -> None:
+def batch_norm(imp: Conversion, node: ForeignNode) -> None:
     """`BatchNormalization` with fixed statistics; it goes on following batches when it is trained here."""
     value = imp.value(node.inputs[0])
     rank = len(value.axes)
@@ -175,7 +162,7 @@ def batch_norm(imp: Importer, node: ForeignNode) -> None:
     imp.set(node.outputs[0], y, value.axes)
 
 
-def pool(imp: Importer, node: ForeignNode) -> None:
+def pool(imp: Conversion, node: ForeignNode) -> None:
     """`MaxPool` and `AveragePool` over images."""
     kernel = node.get("kernel_shape", [0])
     if len(kernel) != 2 or len(imp.shape(node.inputs[0])) != 4:
@@ -199,7 +186,7 @@ def pool(imp: Importer, node: ForeignNode) -> None:
     imp.set(node.outputs[0], y, CHANNELS_LAST)
 
 
-def global_pool(imp: Importer, node: ForeignNode) -> None:
+def global_pool(imp: Conversion, node: ForeignNode) -> None:
     """`GlobalAveragePool` and `GlobalMaxPool` over images."""
     if len(imp.shape(node.inputs[0])) != 4:
         raise Unsupported("its input is no image")
@@ -211,7 +198,7 @@ def global_pool(imp: Importer, node: ForeignNode) -> None:
     imp.set(node.outputs[0], y, CHANNELS_LAST)
 
 
-def reduce(imp: Importer, node: ForeignNode) -> None:
+def reduce(imp: Conversion, node: ForeignNode) -> None:
     """`ReduceMean`, `ReduceSum`, `ReduceMax`."""
     axes = imp.axes(node)
     value = imp.value(node.inputs[0])
@@ -229,18 +216,12 @@ def reduce(imp: Importer, node: ForeignNode) -> None:
         imp.set(node.outputs[0], y, CHANNELS_LAST)
         return
     op = {"ReduceMean": "reduce_mean", "ReduceSum": "reduce_sum", "ReduceMax": "reduce_max"}[node.op]
-    places = sorted(value.axes.index(a) for a in axes)
-    y = value.name
-    while places:  # neighbours together, the last ones first
-        run = [places.pop()]
-        while places and places[-1] == run[0] - 1:
-            run.insert(0, places.pop())
-        y = imp.emit(op, [y], axes=tuple(run), keep_axes=keep)
+    y = imp.reduce(op, value.name, [value.axes.index(a) for a in axes], keep)
     left = [a for a in value.axes if keep or a not in axes]
     imp.set(node.outputs[0], y, [sorted(left).index(a) for a in left])
 
 
-def softmax(imp: Importer, node: ForeignNode) -> None:
+def softmax(imp: Conversion, node: ForeignNode) -> None:
     """`Softmax` and `LogSoftmax`; before opset 13 over all axes from `axis` on."""
     op = "softmax" if node.op == "Softmax" else "log_softmax"
     shape = imp.shape(node.inputs[0])

@@ -6,13 +6,15 @@ import math
 
 import numpy as np
 
+from homespun.formats.assembly import FREE, Unsupported
+from homespun.formats.onnx.conversion import Conversion
 from homespun.formats.onnx.folding import resolved, slices, squeezed, unsqueezed
-from homespun.formats.onnx.importer import FREE, ForeignNode, Importer, Unsupported
 from homespun.formats.onnx.layout import Value, identity
+from homespun.formats.onnx.nodes import ForeignNode
 from homespun.formats.onnx.rules_elementwise import aligned
 
 
-def reshape(imp: Importer, node: ForeignNode) -> None:
+def reshape(imp: Conversion, node: ForeignNode) -> None:
     """`Reshape` to a constant shape; where the file fixes the batch, the batch stays free."""
     wanted = [int(d) for d in imp.constant(node, 1, "shape")]
     shape = imp.shape(node.inputs[0])
@@ -23,7 +25,7 @@ def reshape(imp: Importer, node: ForeignNode) -> None:
     imp.values[node.outputs[0]] = imp.reshaped(imp.value(node.inputs[0]), target)
 
 
-def flatten(imp: Importer, node: ForeignNode) -> None:
+def flatten(imp: Conversion, node: ForeignNode) -> None:
     """`Flatten` to two axes."""
     shape = imp.shape(node.inputs[0])
     axis = node.get("axis", 1)
@@ -32,7 +34,7 @@ def flatten(imp: Importer, node: ForeignNode) -> None:
     imp.values[node.outputs[0]] = imp.reshaped(imp.value(node.inputs[0]), target)
 
 
-def squeeze(imp: Importer, node: ForeignNode) -> None:
+def squeeze(imp: Conversion, node: ForeignNode) -> None:
     """`Squeeze` and `Unsqueeze`."""
     axes = imp.axes(node)
     shape = imp.shape(node.inputs[0])
@@ -40,7 +42,7 @@ def squeeze(imp: Importer, node: ForeignNode) -> None:
     imp.values[node.outputs[0]] = imp.reshaped(imp.value(node.inputs[0]), target)
 
 
-def transpose(imp: Importer, node: ForeignNode) -> None:
+def transpose(imp: Conversion, node: ForeignNode) -> None:
     """`Transpose`: nothing is computed, only remembered."""
     value = imp.value(node.inputs[0])
     rank = len(value.axes)
@@ -52,13 +54,13 @@ def transpose(imp: Importer, node: ForeignNode) -> None:
     imp.values[node.outputs[0]] = Value(value.name, tuple(permutation.index(a) for a in value.axes))
 
 
-def shape(imp: Importer, node: ForeignNode) -> None:
+def shape(imp: Conversion, node: ForeignNode) -> None:
     """`Shape`: a constant, in which `FREE` stands for the batch."""
     found = imp.shape(node.inputs[0])
     imp.constants[node.outputs[0]] = np.asarray(found[node.get("start", 0) : node.attributes.get("end")], np.int64)
 
 
-def concat(imp: Importer, node: ForeignNode) -> None:
+def concat(imp: Conversion, node: ForeignNode) -> None:
     """`Concat` along any axis but the batch."""
     rank = len(imp.shape(node.inputs[0]))
     axis = node.get("axis", 0) % rank
@@ -71,7 +73,7 @@ def concat(imp: Importer, node: ForeignNode) -> None:
     imp.values[node.outputs[0]] = Value(y, values[0].axes)
 
 
-def _cut(imp: Importer, value: Value, axis: int, start: int, stop: int) -> Value:
+def _cut(imp: Conversion, value: Value, axis: int, start: int, stop: int) -> Value:
     place = value.axes.index(axis)
     size = imp.types[value.name].shape[place]
     if (start, stop) == (0, size):
@@ -81,7 +83,7 @@ def _cut(imp: Importer, value: Value, axis: int, start: int, stop: int) -> Value
     return Value(imp.emit("slice", [value.name], axis=place, start=start, stop=stop), value.axes)
 
 
-def slice_(imp: Importer, node: ForeignNode) -> None:
+def slice_(imp: Conversion, node: ForeignNode) -> None:
     """`Slice` with steps of one."""
     value = _ordered(imp, node.inputs[0])
     size = imp.shape(node.inputs[0])
@@ -94,7 +96,7 @@ def slice_(imp: Importer, node: ForeignNode) -> None:
     imp.values[node.outputs[0]] = value
 
 
-def split(imp: Importer, node: ForeignNode) -> None:
+def split(imp: Conversion, node: ForeignNode) -> None:
     """`Split` into slices."""
     size = imp.shape(node.inputs[0])
     axis = node.get("axis", 0) % len(size)
@@ -106,12 +108,12 @@ def split(imp: Importer, node: ForeignNode) -> None:
         raise Unsupported(f"parts of {given} do not fit an axis of {size[axis]}")
     value, start = _ordered(imp, node.inputs[0]), 0
     for out, part in zip(node.outputs, given, strict=True):
-        if out and out in imp._read | set(imp.foreign_outputs):
+        if out and imp.is_read(out):
             imp.values[out] = _cut(imp, value, axis, start, start + part)
         start += part
 
 
-def gather(imp: Importer, node: ForeignNode) -> None:
+def gather(imp: Conversion, node: ForeignNode) -> None:
     """`Gather` of one index, or of neighbours, out of a computed tensor."""
     if imp.is_constant(node.inputs[0]):
         embedding(imp, node)
@@ -129,7 +131,7 @@ def gather(imp: Importer, node: ForeignNode) -> None:
     imp.values[node.outputs[0]] = value
 
 
-def embedding(imp: Importer, node: ForeignNode) -> None:
+def embedding(imp: Conversion, node: ForeignNode) -> None:
     """`Gather` of rows of a constant table by numbers that the caller gives."""
     table = imp.constants[node.inputs[0]]
     ids = imp.plain(node.inputs[1])
@@ -138,7 +140,7 @@ def embedding(imp: Importer, node: ForeignNode) -> None:
     imp.set(node.outputs[0], imp.emit("embedding", [ids, imp.layer_weight(node.inputs[0], "table", table)]))
 
 
-def pad(imp: Importer, node: ForeignNode) -> None:
+def pad(imp: Conversion, node: ForeignNode) -> None:
     """`Pad` with a constant."""
     mode = node.get("mode", "constant")
     value = _ordered(imp, node.inputs[0])
@@ -161,7 +163,7 @@ def pad(imp: Importer, node: ForeignNode) -> None:
     imp.values[node.outputs[0]] = Value(y, value.axes)
 
 
-def expand(imp: Importer, node: ForeignNode) -> None:
+def expand(imp: Conversion, node: ForeignNode) -> None:
     """`Expand` that changes nothing, or that repeats along axes other than the batch."""
     size = imp.shape(node.inputs[0])
     wanted = tuple(int(d) for d in imp.constant(node, 1, "shape"))
@@ -172,7 +174,7 @@ def expand(imp: Importer, node: ForeignNode) -> None:
     raise Unsupported("it repeats a computed tensor")
 
 
-def depth_to_space(imp: Importer, node: ForeignNode) -> None:
+def depth_to_space(imp: Conversion, node: ForeignNode) -> None:
     """`DepthToSpace` and `SpaceToDepth`: a reshape, a transpose, a reshape."""
     block = node.get("blocksize", 1)
     n, c, h, w = imp.shape(node.inputs[0])
@@ -190,7 +192,7 @@ def depth_to_space(imp: Importer, node: ForeignNode) -> None:
     imp.values[node.outputs[0]] = imp.reshaped(value, target)
 
 
-def _ordered(imp: Importer, name: str) -> Value:
+def _ordered(imp: Conversion, name: str) -> Value:
     """A value whose axes are those of the foreign tensor, in whatever order."""
     value = imp.value(name)
     return imp.laid_out(value, identity(len(value.axes))) if value.image is not None else value

@@ -1,0 +1,123 @@
+"""What every importer builds a graph with: nodes appended one by one, their shapes worked out as they come.
+
+A format's own importer puts on top of it how its operands are found; its rules then write with what is here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from homespun.graph import Array, Attribute, Graph, Node, TensorType
+from homespun.graph.infer import infer_node
+
+#: The batch size that shapes are worked out for: a prime that is no network's own size, so that an axis that is a
+#: multiple of it holds the batch.
+FREE = 2**31 - 1
+_MOST_LISTED = 40
+
+#: Top, left, bottom, right.
+Pads = tuple[int, int, int, int]
+
+
+class Unsupported(Exception):  # noqa: N818  (not an error yet: importers collect all of them)
+    """An operator that can't be imported; the text says what about it, and what to do."""
+
+
+class Assembly:
+    """A graph that grows. `types` are the shapes of our tensors, for a batch of `FREE`."""
+
+    def __init__(self, name: str) -> None:
+        self.graph = Graph(name)
+        self.types: dict[str, TensorType] = {}
+        self._stem = ""  # what the next tensors are named after
+        self._producers: dict[str, Node] = {}
+        self._tried: dict[str, int] = {}
+
+    def producer(self, name: str) -> Node | None:
+        """The node that writes one of our tensors, if one does."""
+        return self._producers.get(name)
+
+    def fresh(self, stem: str) -> str:
+        """`Graph.fresh_name`, without going through all numbers again where a file has many of one name."""
+        i = self._tried.get(stem, 0)
+        while (name := f"{stem}_{i}" if i else stem) in self.graph.tensors:
+            i += 1
+        self._tried[stem] = i
+        return name
+
+    def add_array(self, name: str, array: Array, role: Any = "constant") -> str:
+        """Put an array into the graph."""
+        name = self.graph.add_array(self.fresh(name), array, role)
+        self.types[name] = TensorType(tuple(array.shape), str(array.dtype))
+        return name
+
+    def emit(self, op: str, inputs: Sequence[str], stem: str = "", **attributes: Attribute) -> str:
+        """Append a node with one output and return that output's name."""
+        name = self.fresh(stem or self._stem)
+        (found, *_) = infer_node(Node(op, tuple(inputs), (name,), attributes, name), self.types)
+        if any(type(d) is not int or d < 1 for d in found.shape):
+            raise Unsupported(f"its result would have the shape {list(found.shape)}")
+        self._producers[name] = self.graph.add_node(op, inputs, (name,), attributes, name)
+        self.types[name] = found
+        return name
+
+    def reshape(self, name: str, shape: Sequence[int]) -> str:
+        """Ours in another shape, of which one axis may hold the batch."""
+        shape = tuple(int(d) for d in shape)
+        before = self.types[name].shape
+        if before == shape:
+            return name
+        batched = [i for i, d in enumerate(shape) if d % FREE == 0 and d]
+        if len(batched) > 1 or math.prod(shape) != math.prod(before):
+            raise Unsupported(f"can't reshape {shape_text(before)} to {shape_text(shape)}")
+        if len(shape) == 2 and shape[0] == FREE == before[0]:
+            return self.emit("flatten", [name])
+        return self.emit("reshape", [name], shape=tuple(-1 if i in batched else d for i, d in enumerate(shape)))
+
+    def reduce(self, op: str, name: str, axes: Sequence[int], keep_axes: bool) -> str:
+        """Reduced over our axes: neighbours together, the last ones first."""
+        left = sorted(axes)
+        while left:
+            run = [left.pop()]
+            while left and left[-1] == run[0] - 1:
+                run.insert(0, left.pop())
+            name = self.emit(op, [name], axes=tuple(run), keep_axes=keep_axes)
+        return name
+
+    def prelu(self, name: str, slope: str) -> str:
+        """max(x, 0) + slope * min(x, 0)."""
+        positive = self.emit("relu", [name])
+        negative = self.emit("sub", [name, positive])
+        return self.emit("add", [positive, self.emit("mul", [negative, slope])])
+
+    def padded_before(self, name: str, padding: Pads) -> tuple[str, Pads]:
+        """What a convolution of an image reads, and its padding: a `pad` with zeros before it becomes part of it."""
+        pad = self.producer(name)
+        if pad is None or pad.op != "pad" or pad.attributes.get("value", 0.0) != 0.0:
+            return name, padding
+        before: Any = pad.attributes["before"]
+        after: Any = pad.attributes["after"]
+        if len(before) != 4 or any(before[i] or after[i] for i in (0, 3)):
+            return name, padding
+        top, left, bottom, right = padding
+        return pad.inputs[0], (top + before[1], left + before[2], bottom + after[1], right + after[2])
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape with N for the batch."""
+    return "(" + ", ".join("N" if d == FREE else f"{d // FREE}N" if d % FREE == 0 else str(d) for d in shape) + ")"
+
+
+def without_leading_ones(array: Array) -> Array:
+    """The array without its first axes as long as those have one entry, which broadcasting puts back."""
+    while array.ndim > 1 and array.shape[0] == 1:
+        array = array[0]
+    return array
+
+
+def shortlist(lines: Sequence[str]) -> list[str]:
+    """Lines of an error, as many as somebody reads."""
+    more = len(lines) - _MOST_LISTED
+    return [*lines[:_MOST_LISTED], *([f"... and {more} more"] if more > 0 else [])]
