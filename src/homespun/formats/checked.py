@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from homespun.errors import FormatError, ModelError
 from homespun.graph import Graph, TensorType, check, infer
+from homespun.graph.graph import ITEM_SIZE
 
 #: Largest size of one tensor with a batch of one, bytes: what a hostile graph may not exceed.
 LARGEST_TENSOR = 2**33
@@ -28,9 +29,16 @@ def check_foreign(graph: Graph, fail: Callable[[str, str], FormatError]) -> Mapp
         # A shape rule met values that no builder gives (a stride of zero, an axis out of range).
         raise fail("graph", f"a node's attributes make no sense ({type(e).__name__}: {e})") from None
     for name, t in types.items():
+        if t.dtype not in ITEM_SIZE:
+            raise fail(f"tensor {shortened(name)}", f"is {t.dtype}; it can be {', '.join(ITEM_SIZE)}")
         if any(type(d) is not int or d < 0 for d in t.shape) or t.nbytes > LARGEST_TENSOR:
             raise fail(f"tensor {shortened(name)}", f"would have the shape {list(t.shape)}")
     return types
+
+
+def largest_constants(size: int) -> int:
+    """Bytes that all constants of a file of `size` bytes may take, where several can share data or are computed."""
+    return 2**28 + 16 * size
 
 
 def shortened(value: object) -> str:

@@ -17,10 +17,11 @@ import numpy as np
 import homespun.ops  # noqa: F401  (fills the operators' table)
 from homespun.errors import FormatError, MissingPackageError, ModelError
 from homespun.formats.assembly import FREE, Assembly, Unsupported, shortlist, without_leading_ones
-from homespun.formats.checked import SENSELESS, check_foreign, shortened
+from homespun.formats.checked import SENSELESS, check_foreign, largest_constants, shortened
 from homespun.graph import BATCH, Array, Graph, Tensor, TensorType
 
 _LARGEST_FILE = 2**31 - 1
+_MOST_AXES = 32
 _DTYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 9: "int8"}
 #: By the schema's number: activations that other operators have built in.
 _BUILT_IN: dict[int, tuple[str, dict[str, Any]]] = {
@@ -90,18 +91,20 @@ class Interpreter(Assembly):
             raise fail("file", f"it has {model.SubgraphsLength()} graphs; control flow can't be imported")
         proto = model.Subgraphs(0)
         counts = (proto.TensorsLength(), proto.OperatorsLength(), model.BuffersLength(), model.OperatorCodesLength())
-        if any(4 * n > size for n in counts):
-            raise fail("file", f"{max(counts)} entries do not fit its {size} bytes; truncated or damaged")
+        operators = [proto.Operators(i) for i in range(counts[1])] if 4 * counts[1] <= size else []
+        operands = sum(o.InputsLength() + o.OutputsLength() for o in operators)
+        if any(4 * n > size for n in (*counts, operands)):
+            raise fail("file", f"{max(*counts, operands)} entries do not fit its {size} bytes; truncated or damaged")
         self.values: dict[int, str] = {}
         self.constants: dict[int, Array] = {}
         self._model, self._tensors = model, [proto.Tensors(i) for i in range(counts[0])]
         self._inputs = [proto.Inputs(i) for i in range(proto.InputsLength())]
         self._outputs = [proto.Outputs(i) for i in range(proto.OutputsLength())]
         self._made: dict[Any, str] = {}
+        self._left = largest_constants(size)
         names = {v: k for k, v in vars(tflite.BuiltinOperator).items() if isinstance(v, int)}
         self._operations = []
-        for at in range(counts[1]):
-            operator = proto.Operators(at)
+        for at, operator in enumerate(operators):
             code = model.OperatorCodes(operator.OpcodeIndex())
             number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
             name = names.get(number, str(number))
@@ -148,11 +151,11 @@ class Interpreter(Assembly):
 
     def _name(self, i: int) -> str:
         name = self._tensors[i].Name() or b""
-        return name.decode("utf-8", "replace")[:200].split(";")[0] or f"tensor{i}"
+        return name[:800].decode("utf-8", "replace")[:200].split(";")[0] or f"tensor{i}"
 
     def _input(self, i: int) -> None:
         tensor, name = self._tensors[i], self.fresh(self._name(i))
-        dims = [int(tensor.Shape(k)) for k in range(tensor.ShapeLength())]
+        dims = self._shape(tensor, f"input {shortened(name)}")
         if not dims or any(d < 1 for d in dims[1:]) or dims[0] not in (-1, 0, 1):
             raise self.fail(
                 f"input {shortened(name)}", f"its shape is {dims}; a batch of one, and known sizes, can be read"
@@ -163,13 +166,19 @@ class Interpreter(Assembly):
         self.types[name] = TensorType((FREE, *dims[1:]), dtype)
         self.values[i] = name
 
+    def _shape(self, tensor: Any, place: str) -> list[int]:
+        if tensor.ShapeLength() > _MOST_AXES:
+            raise self.fail(place, f"it has {tensor.ShapeLength()} axes")
+        return [int(tensor.Shape(k)) for k in range(tensor.ShapeLength())]
+
     def _scales(self, tensor: Any) -> tuple[Array, Array, int]:
         """(scales, zero points, axis); no scales where it is not quantised."""
         q = tensor.Quantization()
         if q is None or not q.ScaleLength():
             return np.zeros(0), np.zeros(0), 0
-        zeros = q.ZeroPointAsNumpy() if q.ZeroPointLength() else np.zeros(q.ScaleLength(), np.int64)
-        return np.asarray(q.ScaleAsNumpy()), np.asarray(zeros), int(q.QuantizedDimension())
+        scales = np.asarray(q.ScaleAsNumpy())
+        zeros = q.ZeroPointAsNumpy() if q.ZeroPointLength() else np.zeros(scales.size, np.int64)
+        return scales, np.asarray(zeros), int(q.QuantizedDimension())
 
     def _read(self, i: int) -> None:
         """A tensor's data, if it has some: float32, or whole numbers that are no quantised ones."""
@@ -181,15 +190,20 @@ class Interpreter(Assembly):
         if tensor.Sparsity() is not None or tensor.Type() not in _DTYPES:
             return  # who reads it says so
         dtype = np.dtype(_DTYPES[tensor.Type()]).newbyteorder("<")
-        shape = tuple(int(tensor.Shape(k)) for k in range(tensor.ShapeLength()))
+        shape = self._shape(tensor, place)
         if any(d < 0 for d in shape) or math.prod(shape) * dtype.itemsize != buffer.DataLength():
-            raise self.fail(place, f"has {buffer.DataLength()} bytes; {dtype.name}{list(shape)} needs another number")
+            raise self.fail(place, f"has {buffer.DataLength()} bytes; {dtype.name}{shape} needs another number")
+        self._left -= 4 * math.prod(shape)
+        if self._left < 0:
+            raise self.fail(place, "constants take more memory than makes sense")
         array = np.frombuffer(buffer.DataAsNumpy().tobytes(), dtype).reshape(shape)
         scales, zeros, axis = self._scales(tensor)
         if scales.size:
             spread = [1] * len(shape)
             if scales.size > 1:
                 spread[axis] = -1
+                if scales.size != shape[axis]:
+                    raise self.fail(place, f"{scales.size} scales do not fit axis {axis} of {shape}")
             array = (array.astype(np.float64) - zeros.reshape(spread)) * scales.astype(np.float64).reshape(spread)
         self.constants[i] = array.astype(np.float32) if array.dtype.kind == "f" else array
 

@@ -143,6 +143,37 @@ def many_bombs() -> Any:
     return m.model(x)
 
 
+def repeated_in_a_join() -> Any:
+    m = Made(["N", 6])
+    joined = m.op("Concat", *[m.array(np.zeros(2**20, np.int8))] * 20_000, axis=0)
+    return m.model(m.op("Add", "x", m.op("ReduceMax", joined, axes=[0])))
+
+
+def gathered() -> Any:
+    m = Made(["N", 6])
+    rows = m.op("Gather", m.array(np.zeros((2**20, 1), np.int8)), m.array(np.zeros(2**18, np.int64)), axis=-1)
+    return m.model(m.op("Add", "x", m.op("ReduceMax", rows, axes=[0, 1])))
+
+
+def spread_scales(scales: int, zeros: int) -> Any:
+    m = Made(["N", 6])
+    codes = m.array(np.zeros((1, 2**20) if zeros == 1 else (2**20, 1), np.int8))
+    given = [m.array(np.ones(scales, np.float32)), m.array(np.zeros(zeros, np.int8))]
+    return m.model(m.op("Add", "x", m.op("ReduceMax", m.op("DequantizeLinear", codes, *given, axis=0), axes=[0, 1])))
+
+
+def many_axes() -> Any:
+    m = Made(["N", 6])
+    w = m.number(1)
+    m.weights[0].dims[:] = [1] * 100
+    return m.model(m.op("Add", "x", w))
+
+
+def constant_output(values: Any) -> Any:
+    m = Made(["N", 6])
+    return m.model(m.op("Relu", "x"), m.array(values))
+
+
 def declared_too_large() -> Any:
     m = Made(["N", 6])
     w = m.weight(6, 4)
@@ -195,6 +226,13 @@ HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
     "a repetition": (lambda: bomb("Tile", 2**40, 1), "too large"),
     "a range": (lambda: bomb("Range", 2**50), "too large"),
     "two hundred constants": (many_bombs, "more memory than makes sense"),
+    "one constant, joined 20,000 times": (repeated_in_a_join, "more memory than makes sense"),
+    "rows of 2^18": (gathered, "too large"),
+    "more scales than channels": (lambda: spread_scales(2**17, 1), "scales do not fit"),
+    "more zero points than scales": (lambda: spread_scales(1, 2**17), "zero points do not fit"),
+    "a hundred axes": (many_axes, "makes no sense"),
+    "an output of 16-bit numbers": (lambda: constant_output(np.ones(3, np.int16)), "is int16"),
+    "an output of nothing": (lambda: constant_output(np.zeros((0, 3), np.float32)), "would have the shape"),
     "a shape beyond the data": (declared_too_large, "shape is"),
     "outputs of terabytes": (wide_outputs, "shape"),
     "a stride of zero": (stride_of_zero, "strides"),

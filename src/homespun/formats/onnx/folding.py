@@ -127,18 +127,22 @@ def _slice(node: Any, x: Arrays) -> Array:
 
 
 def _gather(node: Any, x: Arrays) -> Array:
-    axis = node.get("axis", 0)
-    _sized((*x[0].shape[:axis], *x[1].shape, *x[0].shape[axis + 1 :]) if axis >= 0 else x[1].shape)
+    axis = node.get("axis", 0) % x[0].ndim
+    _sized((*x[0].shape[:axis], *x[1].shape, *x[0].shape[axis + 1 :]))
     return np.asarray(np.take(x[0], x[1], axis))
 
 
 def dequantized(codes: Array, scale: Array, zero: Array | None, axis: int) -> Array:
     """float32 of quantised numbers, with one scale or one for each index of an axis."""
     if scale.size > 1:
+        if scale.size != codes.shape[axis]:
+            raise ValueError(f"{scale.size} scales do not fit axis {axis} of {list(codes.shape)}")
         shape = [1] * codes.ndim
         shape[axis] = -1
         scale = scale.reshape(shape)
         zero = zero.reshape(shape) if zero is not None and zero.size > 1 else zero
+    elif zero is not None and zero.size != 1:
+        raise ValueError(f"{zero.size} zero points do not fit one scale")
     wide = codes.astype(np.int64) - (0 if zero is None else zero.astype(np.int64))
     return np.asarray(wide.astype(np.float32) * scale.astype(np.float32))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from homespun.errors import FormatError, ModelError, OptionError
 from homespun.formats.assembly import FREE, Unsupported, shortlist
-from homespun.formats.checked import SENSELESS, check_foreign, shortened
+from homespun.formats.checked import SENSELESS, check_foreign, largest_constants, shortened
 from homespun.formats.onnx.conversion import Conversion
 from homespun.formats.onnx.folding import fold
 from homespun.formats.onnx.layout import CHANNELS_LAST, KEPT_ORDER, Value, identity
@@ -21,8 +21,6 @@ from homespun.formats.onnx.nodes import ForeignNode
 from homespun.formats.onnx.reading import OnnxFile, check_shapes
 from homespun.graph import BATCH, Graph, Tensor, TensorType
 
-#: Bytes of folded constants, beside some times the file's own.
-_MOST_FOLDED = 2**28
 _ELEMENTS = {1: "float32", 10: "float32", 11: "float32", 16: "float32", 6: "int32", 7: "int32", 2: "uint8", 9: "bool"}
 
 Rule = Callable[[Conversion, ForeignNode], None]
@@ -63,7 +61,10 @@ class Importer(Conversion):
                 ) from None
         if problems:
             raise self._unsupported(problems)
-        self._outputs()
+        try:
+            self._outputs()
+        except (Unsupported, ModelError) as e:
+            raise self.file.fail("outputs", str(e)) from None
         self._note_origin()
         return self.graph
 
@@ -71,6 +72,9 @@ class Importer(Conversion):
         self._stem = node.name.strip("/") or node.op
         if self._folds(node):
             inputs = [self.constants[n] if n else None for n in node.inputs]
+            # A result is at most as large as what it is made of together, or bounded by `folding.LARGEST`.
+            if self._folded + sum(c.nbytes for c in inputs if c is not None) > largest_constants(self.file.size):
+                raise self.file.fail(f"node {shortened(node.name)}", "constants take more memory than makes sense")
             try:
                 results = fold(node, inputs)
             except SENSELESS:
@@ -81,8 +85,6 @@ class Importer(Conversion):
                 if name:
                     self.constants[name] = array
                     self._folded += array.nbytes
-            if self._folded > _MOST_FOLDED + 16 * self.file.size:
-                raise self.file.fail(f"node {shortened(node.name)}", "constants take more memory than makes sense")
             if sum(n in self.learnable for n in node.inputs) == 1 and node.op in _KEEPS_LEARNABLE:
                 self.learnable.update(o for o in node.outputs if o)
             return
@@ -238,16 +240,25 @@ def import_model(file: OnnxFile, rules: Mapping[str, Rule], shapes: Mapping[str,
     if file.model.functions:
         names = ", ".join(f.name for f in list(file.model.functions)[:5])
         raise file.fail("graph", f"it has functions of its own ({names}); write them out with onnx.inliner first")
+    try:
+        graph = _free_or_fixed(file, rules, shapes)
+    except OptionError:
+        raise  # a `ValueError` too, but of the caller's making
+    except SENSELESS as e:
+        raise file.fail("graph", f"makes no sense ({type(e).__name__}: {e})") from None
+    graph.prune()
+    check_foreign(graph, file.fail)
+    return graph
+
+
+def _free_or_fixed(file: OnnxFile, rules: Mapping[str, Rule], shapes: Mapping[str, Any] | None) -> Graph:
     importer = Importer(file, rules, shapes, free=True)
     try:
-        graph = importer.run()
+        return importer.run()
     except FormatError as e:
         if importer.declared_batch is None:
             raise  # the batch is free in the file itself, so there is no other reading
         try:
-            graph = Importer(file, rules, shapes, free=False).run()
+            return Importer(file, rules, shapes, free=False).run()
         except FormatError:
             raise e from None
-    graph.prune()
-    check_foreign(graph, file.fail)
-    return graph

@@ -48,7 +48,7 @@ class OnnxFile:
         size = path.stat().st_size
         if size > _LARGEST_FILE:
             raise self.fail("file", f"{size} bytes are more than an ONNX file can have")
-        self.size = size
+        self.size = size  # with what it has in other files, once that is read
         raw = path.read_bytes()
         _Walk(self, raw).message(onnx.ModelProto.DESCRIPTOR, 0, len(raw), 0)
         self.model = onnx.ModelProto()
@@ -135,6 +135,7 @@ class OnnxFile:
         if location not in self._external:
             mapped = np.memmap(file, np.uint8, "r") if size else np.zeros(0, np.uint8)
             self._external[location] = np.asarray(mapped)
+            self.size += size
         return np.frombuffer(self._external[location][offset : offset + length], np.uint8)
 
     def _inside(self, location: str, place: str) -> Path:

@@ -1,0 +1,133 @@
+"""TFLite files that somebody thought of: what tables share in a file is not believed to be as large as it says."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import flatbuffers
+import numpy as np
+import pytest
+import tflite
+
+import homespun as hs
+
+
+class Made:
+    """A file in which one tensor, y = relu(x), is computed, and another has data; entries can be repeated."""
+
+    def __init__(self) -> None:
+        self.name, self.data, self.shape = b"weight", bytes(1000), [1000]
+        self.scales, self.axis = 0, 0
+        self.tensors = self.operators = self.operands = 1
+
+    def file(self) -> bytes:
+        b = self.b = flatbuffers.Builder(1024)
+        data, name = b.CreateByteVector(self.data), b.CreateString(self.name)
+        buffers = []
+        for offset in (None, data):
+            tflite.BufferStart(b)
+            if offset is not None:
+                tflite.BufferAddData(b, offset)
+            buffers.append(tflite.BufferEnd(b))
+        scales = b.CreateNumpyVector(np.ones(self.scales, np.float32))
+        tflite.QuantizationParametersStart(b)
+        tflite.QuantizationParametersAddScale(b, scales)
+        tflite.QuantizationParametersAddQuantizedDimension(b, self.axis)
+        quantised = tflite.QuantizationParametersEnd(b)
+        shapes = [self.numbers(s) for s in ([1, 4], self.shape)]
+        tensors = []
+        for shape, buffer, kind in ((shapes[0], 0, 0), (shapes[0], 0, 0), (shapes[1], 1, 9)):
+            tflite.TensorStart(b)
+            tflite.TensorAddName(b, name)
+            tflite.TensorAddShape(b, shape)
+            tflite.TensorAddBuffer(b, buffer)
+            tflite.TensorAddType(b, kind)
+            if buffer:
+                tflite.TensorAddQuantization(b, quantised)
+            tensors.append(tflite.TensorEnd(b))
+        read, written = self.numbers([0] * self.operands), self.numbers([1])
+        tflite.OperatorStart(b)
+        tflite.OperatorAddInputs(b, read)
+        tflite.OperatorAddOutputs(b, written)
+        operator = tflite.OperatorEnd(b)
+        tensor_list, operator_list = (
+            self.tables(t) for t in (tensors[:2] + tensors[2:] * self.tensors, [operator] * self.operators)
+        )
+        given = self.numbers([0])
+        tflite.SubGraphStart(b)
+        tflite.SubGraphAddTensors(b, tensor_list)
+        tflite.SubGraphAddInputs(b, given)
+        tflite.SubGraphAddOutputs(b, written)
+        tflite.SubGraphAddOperators(b, operator_list)
+        graph = self.tables([tflite.SubGraphEnd(b)])
+        tflite.OperatorCodeStart(b)
+        tflite.OperatorCodeAddDeprecatedBuiltinCode(b, tflite.BuiltinOperator.RELU)
+        codes = self.tables([tflite.OperatorCodeEnd(b)])
+        buffer_list = self.tables(buffers)
+        tflite.ModelStart(b)
+        tflite.ModelAddVersion(b, 3)
+        tflite.ModelAddOperatorCodes(b, codes)
+        tflite.ModelAddSubgraphs(b, graph)
+        tflite.ModelAddBuffers(b, buffer_list)
+        b.Finish(tflite.ModelEnd(b), b"TFL3")
+        return bytes(b.Output())
+
+    def numbers(self, values: Sequence[int]) -> int:
+        return int(self.b.CreateNumpyVector(np.asarray(values, np.int32)))
+
+    def tables(self, offsets: Sequence[int]) -> int:
+        self.b.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            self.b.PrependUOffsetTRelative(offset)
+        return int(self.b.EndVector())
+
+
+def load(path: Path, made: Made) -> hs.Graph:
+    path.write_bytes(made.file())
+    return hs.load(path)
+
+
+@pytest.mark.parametrize("name", [b"weight", b"\xff\x80\xfe", b"\xc3", "é".encode() * 500], ids=repr)
+def test_names_that_are_no_text_are_read(name: bytes, tmp_path: Path) -> None:
+    made = Made()
+    made.name = name
+    graph = load(tmp_path / "net.tflite", made)
+    assert [n.op for n in graph.nodes] == ["relu"]
+    hs.save(graph, tmp_path / "net.hsp")
+    assert hs.load(tmp_path / "net.hsp").inputs == graph.inputs
+
+
+def shared_data(made: Made) -> None:
+    made.data, made.shape, made.tensors = bytes(2**20), [2**20], 4000
+
+
+def shared_operators(made: Made) -> None:
+    made.operators, made.operands = 20_000, 20_000
+
+
+def more_scales_than_channels(made: Made) -> None:
+    made.data, made.shape, made.scales = bytes(2**20), [1, 2**20], 2**17
+
+
+def many_axes(made: Made) -> None:
+    made.shape = [1] * 100
+
+
+HOSTILE: dict[str, tuple[Callable[[Made], None], str]] = {
+    "data that 4,000 tensors share": (shared_data, "more memory than makes sense"),
+    "an operator of 20,000 operands, 20,000 times": (shared_operators, "entries do not fit"),
+    "more scales than channels": (more_scales_than_channels, "scales do not fit"),
+    "a hundred axes": (many_axes, "100 axes"),
+}
+
+
+@pytest.mark.parametrize(("change", "says"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_files_are_refused_in_little_memory(change: Callable[[Made], None], says: str, tmp_path: Path) -> None:
+    made = Made()
+    change(made)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(hs.FormatError, match=says):
+        load(tmp_path / "net.tflite", made)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700 * 1024
