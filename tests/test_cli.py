@@ -326,6 +326,16 @@ def test_model_commands(run, tmp_path, photos):
     assert "Median" in run("model", "bench", tmp_path / "small.hsp", "--runs", "2", "--threads", "1").out
 
 
+def test_models_of_text_are_timed_and_compared(run, tmp_path):
+    import homespun as hs
+    from homespun.zoo.tinybert import Size
+
+    network = hs.zoo.tinybert(3, 2, sequence=6, vocabulary=50, size=Size(width=16, heads=2, hidden=32))
+    hs.save(network, tmp_path / "text.hsp")
+    assert run("model", "bench", tmp_path / "text.hsp", "--runs", "2", "--json").json["median_ms"] > 0
+    assert run("model", "check", tmp_path / "text.hsp", tmp_path / "text.hsp", "--json").json["same"]
+
+
 def test_without_the_album_extra_it_says_what_to_install(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "typer", None)
     for name in [name for name in sys.modules if name.startswith("homespun.commands")]:

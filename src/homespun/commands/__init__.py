@@ -15,7 +15,18 @@ from homespun import __version__
 
 def build_app() -> typer.Typer:
     """The whole command line."""
-    from homespun.commands import corrections, evaluate, indexing, model, photos, predict, serving, topics, train
+    from homespun.commands import (
+        corrections,
+        evaluate,
+        indexing,
+        model,
+        model_check,
+        photos,
+        predict,
+        serving,
+        topics,
+        train,
+    )
 
     root = new_group("Train and run networks where the data lives, and keep a family's photo album.")
 
@@ -35,8 +46,8 @@ def build_app() -> typer.Typer:
     root.add_typer(album_group, name="album")
     train.add_to(root)
     model_group = new_group("Look at models, convert them and measure them.")
-    model.add_to(model_group)
-    predict.add_to(model_group)
+    for module in (model, model_check, predict):
+        module.add_to(model_group)
     root.add_typer(model_group, name="model")
     return root
 

@@ -1,4 +1,4 @@
-"""`homespun model info|convert|check|bench`: models as files, listed, converted, compared and measured."""
+"""`homespun model info|convert|bench`: models as files, listed, converted and measured."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homespun.commands.model_check import check
 from homespun.commands.output import JsonOption, print_json, print_table, say
 
 if TYPE_CHECKING:
     from homespun import Graph
+    from homespun.graph import Array
 
 WARM_UPS = 3
 
@@ -48,7 +48,7 @@ Architecture = Annotated[
 
 def add_to(group: typer.Typer) -> None:
     """Add these commands to `homespun model`."""
-    for command in (info, convert, check, bench):
+    for command in (info, convert, bench):
         group.command()(command)
 
 
@@ -97,7 +97,7 @@ def bench(
 
     graph = load_model(model, architecture)
     predict = hs.Predictor(graph, batch=batch, weights=weights.value, threads=threads)
-    inputs = _random_inputs(graph, batch)
+    inputs = random_inputs(graph, batch)
     for _ in range(WARM_UPS):
         predict(*inputs)
     seconds = []
@@ -133,6 +133,7 @@ def bench(
 
 
 def load_model(path: Path, architecture: str | None) -> Graph:
+    """A model file; `architecture` is for those that hold weights only."""
     import homespun as hs
 
     options: dict[str, Any] = {} if architecture is None else {"architecture": architecture}
@@ -152,9 +153,13 @@ def _facts(graph: Graph) -> dict[str, Any]:
     }
 
 
-def _random_inputs(graph: Graph, batch: int) -> list[Any]:
+def random_inputs(graph: Graph, batch: int) -> list[Array]:
+    """Normal numbers; for inputs of whole numbers ones, which every table and mask has."""
     import numpy as np
 
-    rng = np.random.default_rng(0)
-    shapes = [[batch, *graph.tensors[name].shape[1:]] for name in graph.inputs]
-    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    random = np.random.default_rng(0)
+    made = []
+    for name in graph.inputs:
+        shape, dtype = (batch, *graph.tensors[name].shape[1:]), graph.tensors[name].dtype
+        made.append(random.standard_normal(shape).astype(dtype) if dtype == "float32" else np.ones(shape, dtype))
+    return made

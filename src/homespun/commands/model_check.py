@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from homespun.commands.model import Architecture, load_model, random_inputs
 from homespun.commands.output import JsonOption, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from homespun.graph import Array
 
 BATCH = 8
+
+
+def add_to(group: typer.Typer) -> None:
+    """Add this command to `homespun model`."""
+    group.command()(check)
 
 
 def check(
@@ -29,18 +35,15 @@ def check(
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="Largest difference that is let pass, relative to the largest output.")
     ] = 1e-3,
-    architecture: Annotated[
-        str | None, typer.Option(help="What network weights without one are for, by its name in homespun.zoo.")
-    ] = None,
+    architecture: Architecture = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two models on random inputs and on photos. Ends with 1 if they differ by more than the tolerance."""
-    from homespun.commands.model import load_model
     from homespun.formats import WEIGHTS_ONLY
 
     a, b = (load_model(p, architecture if p.suffix.lower() in WEIGHTS_ONLY else None) for p in (first, second))
     _check_inputs(first, a, second, b)
-    rows = _compared("random", a, b, _random(a))
+    rows = _compared("random", a, b, random_inputs(a, BATCH))
     if photos is not None:
         rows += _compared("photos", a, b, [_photos(photos, a if a.metadata.get("input_mean") else b, limit)])
     worst = max(row["difference"] for row in rows)
@@ -71,18 +74,6 @@ def _check_inputs(first: Path, a: Graph, second: Path, b: Graph) -> None:
             f"{first} and {second} can't be compared: inputs {kinds[0]} and {kinds[1]}, "
             f"outputs {results[0]} and {results[1]}"
         )
-
-
-def _random(graph: Graph) -> list[Array]:
-    """Normal numbers; for inputs of whole numbers ones, which every table and mask has."""
-    import numpy as np
-
-    random = np.random.default_rng(0)
-    made = []
-    for name in graph.inputs:
-        shape, dtype = (BATCH, *graph.tensors[name].shape[1:]), graph.tensors[name].dtype
-        made.append(random.standard_normal(shape).astype(dtype) if dtype == "float32" else np.ones(shape, dtype))
-    return made
 
 
 def _photos(folder: Path, graph: Graph, limit: int) -> Array:
