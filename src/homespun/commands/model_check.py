@@ -80,13 +80,13 @@ def _photos(folder: Path, graph: Graph, limit: int) -> Array:
     import numpy as np
 
     from homespun import FormatError, OptionError
-    from homespun.data.pictures import SUFFIXES, read_pixels
+    from homespun.data.pictures import picture_files, read_pixels
     from homespun.data.preprocessing import Preprocessing
 
     given = {} if "input_mean" in graph.metadata else {"mean": 127.5, "scale": 127.5}
     preparation = Preprocessing.of(graph, **given)  # type: ignore[arg-type]
     pictures = []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
+    for path in picture_files(folder):
         try:
             pixels = read_pixels(path, preparation.height, preparation.width, preparation.channels)
         except FormatError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -81,14 +80,10 @@ def _names(graph: Graph) -> Sequence[str]:
 
 def _files(given: Iterable[Path]) -> Iterator[Path]:
     """The files given, and the pictures in folders given."""
-    from homespun.data.pictures import SUFFIXES
+    from homespun.data.pictures import picture_files
 
     for path in given:
-        if not path.is_dir():
-            yield path
-            continue
-        below = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
-        yield from sorted(p for p in below if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        yield from picture_files(path) if path.is_dir() else [path]
 
 
 def _picture(path: Path, preprocessing: Preprocessing) -> Array | FormatError:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ import numpy as np
 from homespun.data.augment import Random, RandomResizedCrop, augmented
 from homespun.data.dataset import Augmentation, DataSet, Sample, check_options
 from homespun.data.parallel import ordered_map
-from homespun.data.pictures import SUFFIXES, Framing, check_header, read_pixels, whole_picture
+from homespun.data.pictures import Framing, check_header, picture_files, read_pixels, whole_picture
 from homespun.data.preprocessing import Number, Preprocessing, numbers
 from homespun.errors import FormatError, OptionError
 from homespun.graph import Array, Graph
@@ -202,8 +201,7 @@ def _pictures(folder: Path) -> dict[str, list[Path]]:
         raise OptionError(f"{folder}: there is no such folder")
     found = {}
     for inner in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        below = (Path(root) / name for root, _, names in os.walk(inner) for name in names)
-        found[inner.name] = sorted(p for p in below if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        found[inner.name] = picture_files(inner)
     if not any(found.values()):
         raise OptionError(f"{folder}: no pictures; expected one folder for each class, with pictures in it")
     return found

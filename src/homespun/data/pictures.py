@@ -5,6 +5,7 @@ Cutting comes before decoding, so that a JPEG of 12 megapixels is decoded at an 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -43,6 +44,12 @@ _TURNED = {
     8: (True, True, False),
 }
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Files in a folder, and in those in it, that are named like pictures, in order; hidden files are none."""
+    below = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
+    return sorted(p for p in below if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
 def read_pixels(path: str | Path, height: int, width: int, channels: int = 3, framing: Framing | None = None) -> Array:
