@@ -17,9 +17,9 @@ import pytest
 import typer
 from PIL import Image
 
-from homespun.cli import main
 from homespun.learning import TopicLearner
 from tests.album import small_library
+from tests.command_line import Run, runner
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 
@@ -60,27 +60,9 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-class Result:
-    """How a command ended and what it printed."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]):
-    def run(*words: str | Path) -> Result:
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        code = ended.value.code
-        out, err = capfd.readouterr()
-        return Result(0 if code is None else int(code), out, err)
-
-    return run
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    return runner(capfd)
 
 
 @pytest.fixture

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import homespun as hs
-from homespun.cli import main
 from homespun.graph.class_names import class_names
+from tests.command_line import Run, runner
 from tests.data import photos
 from tests.training.small import convolutional
 
@@ -25,29 +22,9 @@ FAST = ("--learning-rate", "0.01", "--augment", "none")
 EVERYTHING = ("--trainable", "all", "--augment", "strong", "--mixup", "0.2", "--cutmix", "1", "--batch", "4")
 
 
-class Result:
-    """How a command ended and what it printed."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Result]
-
-
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    def run(*words: str | Path) -> Result:
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        out, err = capfd.readouterr()
-        return Result(int(ended.value.code or 0), out, err)
-
-    return run
+    return runner(capfd)
 
 
 @pytest.fixture
