@@ -17,8 +17,9 @@ from homespun.training import Trainer, callbacks
 from tests.training.small import convolutional, images
 
 
-def make() -> Trainer:
-    return Trainer(convolutional(), losses.CrossEntropy(), optim.SGD(0.1, momentum=0.9), batch=8)
+def make(memory_budget: str | None = None) -> Trainer:
+    optimizer = optim.SGD(0.1, momentum=0.9)
+    return Trainer(convolutional(), losses.CrossEntropy(), optimizer, batch=8, memory_budget=memory_budget)
 
 
 def run(trainer: Trainer, steps: int) -> None:
@@ -71,9 +72,9 @@ class Stopping:
         return len(self.program)  # type: ignore[arg-type]
 
 
-def stopping_at(at: int) -> Trainer:
+def stopping_at(at: int, memory_budget: str | None = None) -> Trainer:
     """A trainer that a pause, memory given back, stops before instruction `at` of its next step."""
-    trainer = make()
+    trainer = make(memory_budget)
     compiled = trainer._main_program()
     compiled.program = Stopping(compiled.program, at)  # type: ignore[assignment]
     trainer._switch.requested, trainer._switch._release = at > 0, True
@@ -87,19 +88,33 @@ def wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-def test_every_place_in_a_step_can_be_left_and_come_back_to() -> None:
+@pytest.mark.parametrize("memory_budget", [None, "600 kB"])
+def test_every_place_in_a_step_can_be_left_and_come_back_to(memory_budget: str | None) -> None:
     """Standing still before each instruction in turn, arena released, gives the same parameters every time."""
     x, y = images()
-    expected = make()
+    expected = make(memory_budget)
     expected.step(x, y)
     length = len(expected._main_program().program)
     for at in range(0, length, 3):
-        trainer = stopping_at(at)
+        trainer = stopping_at(at, memory_budget)
         timer = threading.Timer(0.02, trainer.resume)
         timer.start()
         trainer.step(x, y)
         timer.join()
         assert_same(trainer, expected)
+
+
+def test_layers_computed_again_one_from_another_are_so_once_more_after_a_pause() -> None:
+    """Within this budget a layer's output is computed again from one that is: neither has to be copied aside."""
+    trainer = make("600 kB")
+    trainer.step(*images())
+    compiled = trainer._main_program()
+    uses = compiled.lowered.uses
+    again = {n: i for i, use in enumerate(uses) for n in use.writes if n.endswith("/again")}
+    chains = [(again[n], i) for i in again.values() for n in uses[i].reads if n in again]
+    assert chains
+    for first, second in chains:
+        assert {first, second} <= set(compiled.set_aside(second + 1).repeat)
 
 
 def test_a_checkpoint_in_a_pause_is_that_of_whole_steps_or_refused(tmp_path: Path) -> None:

@@ -125,9 +125,6 @@ class TrainingProgram:
         live = {n: offset for offset, (n, b) in self._buffers() if b.first < at <= b.last}
         lost = [n for n in live if not self._made_before(n, first, changed)]
         repeat = {n: i for n in lost if (i := self._single_maker(n, first, at, live)) is not None}
-        for n, i in list(repeat.items()):
-            if any(m in repeat for m in uses[i].reads):
-                del repeat[n]  # one after the other would be possible, but does not happen
         arena, sizes = self.program.arena, self.lowered.arena
         copies = {live[n]: arena[live[n] : live[n] + sizes[n].size].copy() for n in lost if n not in repeat}
         return Kept(at, first, tuple(sorted(repeat.values())), copies)
