@@ -106,6 +106,17 @@ class TrainingProgram:
         uses = self.lowered.uses
         return next((i for i, use in enumerate(uses) if self._changes(use)), len(uses))
 
+    @cached_property
+    def _origins(self) -> dict[str, frozenset[str]]:
+        """Of each tensor that the instructions before the first change make, what outside the arena it comes from."""
+        origins: dict[str, frozenset[str]] = {}
+        for use in self.lowered.uses[: self._first_change]:
+            outside = frozenset(n for n in use.reads if n not in self.lowered.arena)
+            read = outside.union(*(origins[n] for n in use.reads if n in origins))
+            for n in use.writes:
+                origins[n] = origins.get(n, frozenset()) | read
+        return origins
+
     def settled_before(self, at: int) -> bool:
         """Whether the instructions before `at` have written to no parameter or state."""
         return at <= self._first_change
@@ -123,7 +134,7 @@ class TrainingProgram:
         uses = self.lowered.uses
         changed = frozenset(n for use in uses[first:at] for n in use.writes)
         live = {n: offset for offset, (n, b) in self._buffers() if b.first < at <= b.last}
-        lost = [n for n in live if not self._made_before(n, first, changed)]
+        lost = [n for n in live if n in changed or not self._origins[n].isdisjoint(changed)]
         repeat = {n: i for n in lost if (i := self._single_maker(n, first, at, live)) is not None}
         arena, sizes = self.program.arena, self.lowered.arena
         copies = {live[n]: arena[live[n] : live[n] + sizes[n].size].copy() for n in lost if n not in repeat}
@@ -152,16 +163,6 @@ class TrainingProgram:
         """Whether an instruction writes to what outlives the step (results apart, which are the same each time)."""
         tensors = self.graph.tensors
         return any(n in tensors and tensors[n].role in ("parameter", "state") for n in use.writes)
-
-    def _made_before(self, name: str, first: int, changed: frozenset[str]) -> bool:
-        """Whether the instructions before `first` made a tensor, from nothing that was written since."""
-        if name in changed:
-            return False
-        needed = {name}
-        for use in reversed(self.lowered.uses[:first]):
-            if needed.intersection(use.writes):
-                needed |= use.reads
-        return not any(n in changed for n in needed if n not in self.lowered.arena)
 
 
 @dataclass(frozen=True)
