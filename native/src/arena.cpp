@@ -5,6 +5,7 @@
 #include <new>
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 namespace hs {
 namespace {
@@ -30,12 +31,16 @@ Arena::Arena(size_t bytes) : bytes_(bytes) {
 
 Arena::~Arena() { munmap(data_, mapped_); }
 
-void Arena::release() {
+void Arena::release(size_t begin, size_t end) {
+  static const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t last = end >= bytes_ ? mapped_ : end / page * page;
+  const size_t first = (begin + page - 1) / page * page;
+  if (first >= last) return;
 #if defined(__linux__)
-  madvise(data_, mapped_, MADV_DONTNEED);
+  madvise(data_ + first, last - first, MADV_DONTNEED);
 #else
   // Elsewhere MADV_DONTNEED is only a hint: mapping afresh over the same addresses does give the pages back.
-  mmap(data_, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  mmap(data_ + first, last - first, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 #endif
 }
 

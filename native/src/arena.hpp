@@ -14,8 +14,8 @@ class Arena {
 
   uint8_t* data() const { return data_; }
   size_t bytes() const { return bytes_; }
-  // Gives the pages back to the system; the addresses stay valid and read as zero. Content is lost.
-  void release();
+  // Gives the pages that lie whole in [begin, end) back to the system; the addresses stay valid and read as zero.
+  void release(size_t begin, size_t end);
 
  private:
   uint8_t* data_ = nullptr;

@@ -249,9 +249,13 @@ NB_MODULE(_native, m) {
           },
           "'idle', 'running' or 'paused' (a run that stands still).")
       .def(
-          "release_arena", [](PythonProgram& p) { p.program().release_arena(); },
-          "Gives the arena's memory back to the system; it returns, as zeros, when next used. Raises RuntimeError "
-          "while a run is under way.")
+          "release_arena",
+          [](PythonProgram& p, size_t begin, std::optional<size_t> end) {
+            p.program().release_arena(begin, end.value_or(SIZE_MAX));
+          },
+          "begin"_a = 0, "end"_a = nb::none(),
+          "Gives the arena's memory, or the whole pages between two offsets, back to the system; it returns, as zeros, "
+          "when next used. Raises RuntimeError while a run is under way.")
       .def(
           "profile", [](PythonProgram& p, bool on) { p.program().profile(on); }, "on"_a)
       .def(

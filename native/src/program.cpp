@@ -178,11 +178,11 @@ int64_t Program::run(const std::vector<Memory>& externals, int64_t start, int64_
   return run.next;
 }
 
-void Program::release_arena() {
+void Program::release_arena(size_t begin, size_t end) {
   RunState expected = RunState::idle;
   if (!run_state_.compare_exchange_strong(expected, RunState::running))
     throw std::logic_error("a run is under way: abort it, or wait for its end, before releasing the arena");
-  arena_.release();
+  arena_.release(begin, end);
   run_state_.store(RunState::idle);
 }
 

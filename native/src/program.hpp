@@ -61,8 +61,9 @@ class Program {
   void abort() { abort_.store(true); }
   bool pause_requested() const { return pause_.load(); }
   RunState state() const { return run_state_.load(); }
-  // Throws std::logic_error while a run is under way, paused or not.
-  void release_arena();
+  // All of it, or the pages that lie whole in [begin, end). Throws std::logic_error while a run is under way, paused or
+  // not.
+  void release_arena(size_t begin = 0, size_t end = SIZE_MAX);
 
   void profile(bool on) { profile_.store(on); }
   // Seconds that each instruction took in the last profiled run.

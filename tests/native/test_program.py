@@ -166,6 +166,24 @@ def test_abort_and_release(background: Callable[[Callable[[], object]], list[obj
     assert program.run([]) == 100
 
 
+def test_of_a_part_of_the_arena_whole_pages_are_released() -> None:
+    page = os.sysconf("SC_PAGE_SIZE")
+    size = 8 << 20
+    program = _native.Program([("fill", [(0, 0)], [size // 4], [1.0])], size, np.empty(0, np.uint8), None, 0, 1, ISA)
+    for begin, end, first, last in [
+        (page + 1, 4 * page + 5, 2 * page, 4 * page),
+        (page + 1, 2 * page - 1, 0, 0),
+        (0, page, 0, page),
+        (size - page - 1, None, size - page, size),
+        (7, 7, 0, 0),
+    ]:
+        program.arena[:] = 7
+        program.release_arena(begin, end)
+        kept = np.ones(size, bool)
+        kept[first:last] = False
+        assert (program.arena == 7 * kept).all()
+
+
 def test_a_released_arena_is_the_systems_again() -> None:
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -104,8 +104,42 @@ def test_every_place_in_a_step_can_be_left_and_come_back_to(memory_budget: str |
         assert_same(trainer, expected)
 
 
+class StoppingTwice(Stopping):
+    """A program that a pause stops a second time while it goes on from the first, its memory given back both times."""
+
+    def __init__(self, program: object, at: int, trainer: Trainer) -> None:
+        super().__init__(program, at)
+        self.trainer, self.again = trainer, False
+
+    def run(self, arrays: object, start: int, wait: bool, end: int = -1) -> int:
+        if end >= 0 and not self.again:
+            self.again = True
+            self.trainer._switch.requested = self.trainer._switch._release = True
+            threading.Timer(0.02, self.trainer.resume).start()
+            return super().run(arrays, start, wait, (start + end) // 2)
+        return super().run(arrays, start, wait, end)
+
+
+def test_a_pause_may_come_while_another_is_being_undone() -> None:
+    x, y = images()
+    expected = make()
+    expected.step(x, y)
+    twice = 0
+    for at in range(1, len(expected._main_program().program), 4):
+        trainer = stopping_at(at)
+        compiled = trainer._main_program()
+        compiled.program = StoppingTwice(compiled.program.program, at, trainer)  # type: ignore[attr-defined,assignment]
+        timer = threading.Timer(0.02, trainer.resume)
+        timer.start()
+        trainer.step(x, y)
+        timer.join()
+        twice += compiled.program.again and bool(compiled.set_aside(at).spans)
+        assert_same(trainer, expected)
+    assert twice > 3
+
+
 def test_layers_computed_again_one_from_another_are_so_once_more_after_a_pause() -> None:
-    """Within this budget a layer's output is computed again from one that is: neither has to be copied aside."""
+    """Within this budget a layer's output is computed again from one that is: neither has to be kept."""
     trainer = make("600 kB")
     trainer.step(*images())
     compiled = trainer._main_program()

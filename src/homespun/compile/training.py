@@ -126,19 +126,18 @@ class TrainingProgram:
 
         A step that has written to no parameter or state yet simply begins again. Later, what the forward pass made is
         computed again when it is needed, as far as it depends on nothing that was written since; the rest (gradients
-        that are under way, mostly) is copied.
+        that are under way, mostly) stays where it is.
         """
         first = self._first_change
         if at <= first:
-            return Kept(0, 0, (), {})
+            return BEGIN_AGAIN
         uses = self.lowered.uses
         changed = frozenset(n for use in uses[first:at] for n in use.writes)
         live = {n: offset for offset, (n, b) in self._buffers() if b.first < at <= b.last}
         lost = [n for n in live if n in changed or not self._origins[n].isdisjoint(changed)]
         repeat = {n: i for n in lost if (i := self._single_maker(n, first, at, live)) is not None}
-        arena, sizes = self.program.arena, self.lowered.arena
-        copies = {live[n]: arena[live[n] : live[n] + sizes[n].size].copy() for n in lost if n not in repeat}
-        return Kept(at, first, tuple(sorted(repeat.values())), copies)
+        spans = sorted((live[n], live[n] + self.lowered.arena[n].size) for n in lost if n not in repeat)
+        return Kept(at, first, tuple(sorted(repeat.values())), tuple(spans))
 
     def _buffers(self) -> list[tuple[int, tuple[str, Buffer]]]:
         return list(zip(self.lowered.plan.offsets, self.lowered.arena.items(), strict=True))
@@ -153,12 +152,6 @@ class TrainingProgram:
         kept = all((n in live or n not in self.lowered.arena) and n not in later for n in uses[makers[0]].reads)
         return makers[0] if kept and makers[0] >= first else None
 
-    def put_back(self, kept: Kept) -> None:
-        """Restore copies, after the instructions before `kept.replay` have run again."""
-        arena = self.program.arena
-        for offset, data in kept.copies.items():
-            arena[offset : offset + data.size] = data
-
     def _changes(self, use: Use) -> bool:
         """Whether an instruction writes to what outlives the step (results apart, which are the same each time)."""
         tensors = self.graph.tensors
@@ -167,13 +160,38 @@ class TrainingProgram:
 
 @dataclass(frozen=True)
 class Kept:
-    """How to go on at instruction `at`: run those before `replay` again, then those of `repeat`, and put copies
-    back, by offset."""
+    """How to go on at instruction `at`: run those before `replay` again, then those of `repeat`, and put back what was
+    in the arena's `spans`, (begin, end) in ascending order.
+
+    The spans stay in the arena while nothing runs, so that giving back the rest takes no time and no memory. They are
+    copied when the program goes on, since what runs again uses their memory too.
+    """
 
     at: int
     replay: int
     repeat: tuple[int, ...]
-    copies: Mapping[int, Array]
+    spans: tuple[tuple[int, int], ...]
+    copies: dict[int, Array] = field(default_factory=dict)  # by offset
+
+    def give_back(self, program: _native.Program) -> None:
+        """Give the arena back to the system, but for spans that have not been copied."""
+        spans = () if self.copies else self.spans
+        for begin, end in zip([0, *(e for _, e in spans)], [*(b for b, _ in spans), None], strict=True):
+            program.release_arena(begin, end)
+
+    def take_out(self, program: _native.Program) -> None:
+        """Copy the spans, unless an attempt to go on that was paused itself has done so."""
+        if not self.copies:
+            self.copies.update({begin: program.arena[begin:end].copy() for begin, end in self.spans})
+
+    def put_back(self, program: _native.Program) -> None:
+        """Restore the spans, after instructions have run again."""
+        for (begin, end), data in zip(self.spans, self.copies.values(), strict=True):
+            program.arena[begin:end] = data
+
+
+#: Of a program that has changed nothing that outlives its run.
+BEGIN_AGAIN = Kept(0, 0, (), ())
 
 
 def joint_graph(

@@ -13,7 +13,7 @@ from threading import Condition, get_ident
 from typing import Protocol
 
 from homespun import _native
-from homespun.compile.training import Kept
+from homespun.compile.training import BEGIN_AGAIN, Kept
 from homespun.errors import HomespunError
 from homespun.graph import Array
 
@@ -30,10 +30,7 @@ class Pausable(Protocol):
         """Whether the instructions before `at` have changed nothing that outlives the run."""
 
     def set_aside(self, at: int) -> Kept:
-        """What is needed to go on at instruction `at` without the arena."""
-
-    def put_back(self, kept: Kept) -> None:
-        """Restore what was copied, after instructions that are repeated have run."""
+        """What is needed to go on at instruction `at` when the arena has been given back."""
 
 
 class InferenceProgram:
@@ -46,10 +43,7 @@ class InferenceProgram:
         return True
 
     def set_aside(self, at: int) -> Kept:
-        return Kept(0, 0, (), {})
-
-    def put_back(self, kept: Kept) -> None:
-        pass
+        return BEGIN_AGAIN
 
 
 class PauseSwitch:
@@ -171,10 +165,11 @@ class PauseSwitch:
     @staticmethod
     def _restored(compiled: Pausable, arrays: Sequence[Array], kept: Kept) -> bool:
         """Make the arena what it was; False if a pause came between."""
+        kept.take_out(compiled.program)
         for start, end in [(0, kept.replay), *((i, i + 1) for i in kept.repeat)]:
             if compiled.program.run(arrays, start, False, end) < end:
                 return False
-            compiled.put_back(kept)  # after every part, since parts use memory that copies belong to
+            kept.put_back(compiled.program)  # after every part, since parts use memory that copies belong to
         return True
 
     def _stand_still(self, compiled: Pausable, at: int, kept: Kept | None) -> Kept | None:
@@ -186,7 +181,8 @@ class PauseSwitch:
             while self.requested or self._held:
                 if self._release and not self._released:
                     kept = kept or compiled.set_aside(at)
-                    self._give_back()
+                    kept.give_back(compiled.program)
+                    self._give_back(but=compiled.program)
                     self._released = True
                 self._still = True
                 self._changed.notify_all()
@@ -211,6 +207,7 @@ class PauseSwitch:
         finally:
             self._changed.acquire()
 
-    def _give_back(self) -> None:
+    def _give_back(self, but: _native.Program | None = None) -> None:
         for program in self._known():
-            program.release_arena()
+            if program is not but:
+                program.release_arena()
