@@ -48,10 +48,7 @@ def export_step(
     plan = programs.plain_plan(batch)
     own = {t.name for t in state.split.trained.with_role("parameter", "state")}
     states = {n: t for n, t in state.store.layout.types.items() if n not in own}
-    trained = state.split.trained.copy()
-    for tensor in trained.with_role("parameter", "state"):
-        tensor.data = state.store[tensor.name].copy() if tensor.name in state.store else tensor.data
-    joint, types, inputs = joint_graph(trained, plan, "step", batch, states)
+    joint, types, inputs = joint_graph(state.trained_part(), plan, "step", batch, states)
 
     signature = Signature(model.metadata)
     write = OnnxWriter(joint, types)
