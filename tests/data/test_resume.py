@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import homespun as hs
 from homespun import data, losses, optim, schedules
 from homespun.training import Trainer, callbacks
 from tests.data import photos
+from tests.training.killed import killed_and_resumed
 from tests.training.small import convolutional
 from tests.training.test_checkpoint import assert_same
 
@@ -121,19 +117,9 @@ trainer.fit(train, EPOCHS, validation=validation, callbacks=[callbacks.Checkpoin
 
 def test_killed_at_random_moments_it_ends_where_it_would_have(root, uninterrupted, tmp_path: Path) -> None:
     checkpoint = tmp_path / "c.hsp"
-    random = np.random.default_rng(0)
-    kills = 0
-    for attempt in range(40):
-        script = SCRIPT.format(path=sys.path, checkpoint=str(checkpoint), root=str(root), workers=attempt % 4)
-        process = subprocess.Popen([sys.executable, "-c", script])
-        if kills < 4:
-            before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-            while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
-                time.sleep(0.002)  # at least one step further each time, else a slow machine would never get on
-            time.sleep(float(random.uniform(0, 0.03)))
-            os.kill(process.pid, signal.SIGKILL)
-        if process.wait() == 0:
-            break
-        kills += 1
-    assert kills >= 1
+
+    def script(attempt: int) -> str:
+        return SCRIPT.format(path=sys.path, checkpoint=str(checkpoint), root=str(root), workers=attempt % 4)
+
+    assert killed_and_resumed(checkpoint, script, attempts=40, most_kills=4, longest=0.03) >= 1
     assert_same(uninterrupted, Trainer.from_checkpoint(checkpoint))

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +11,7 @@ import pytest
 import homespun as hs
 from homespun import _native, losses, optim, schedules
 from homespun.training import Trainer, callbacks
+from tests.training.killed import killed_and_resumed
 from tests.training.small import convolutional, images, perceptron
 
 DATA = [images(8, seed=i) for i in range(6)]
@@ -76,20 +73,7 @@ def test_killed_at_random_moments_it_ends_where_it_would_have(tmp_path: Path) ->
     whole.fit(DATA, 12)
     checkpoint = tmp_path / "c.hsp"
     script = SCRIPT.format(path=sys.path, checkpoint=str(checkpoint))
-    random = np.random.default_rng(0)
-    kills = 0
-    for _ in range(60):
-        process = subprocess.Popen([sys.executable, "-c", script])
-        if kills < 5:
-            before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-            while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
-                time.sleep(0.002)  # at least one step further each time, else a slow machine would never get on
-            time.sleep(float(random.uniform(0, 0.05)))
-            os.kill(process.pid, signal.SIGKILL)
-        if process.wait() == 0:
-            break
-        kills += 1
-    assert kills >= 1
+    assert killed_and_resumed(checkpoint, lambda attempt: script, attempts=60, most_kills=5, longest=0.05) >= 1
     assert_same(whole, Trainer.from_checkpoint(checkpoint))
 
 
