@@ -34,6 +34,15 @@ def _check_range(name: str, value: tuple[float, float], most: float = math.inf) 
         raise OptionError(f"{name} is {value}; it must be two positive numbers, the smaller first")
 
 
+def _sides(
+    pixels: int, areas: tuple[float, float], aspects: tuple[float, float], random: Random
+) -> tuple[float, float]:
+    """Width and height of a rectangle: its share of the pixels even, its width over height even in the logarithm."""
+    area = pixels * random.uniform(*areas)
+    aspect = math.exp(random.uniform(math.log(aspects[0]), math.log(aspects[1])))
+    return math.sqrt(area * aspect), math.sqrt(area / aspect)
+
+
 @dataclass(frozen=True)
 class RandomResizedCrop:
     """A part of the picture, scaled to the picture's size; of a file, cut before decoding.
@@ -51,9 +60,7 @@ class RandomResizedCrop:
     def box(self, width: int, height: int, random: Random) -> Box:
         """What is cut out of a picture of this size."""
         for _ in range(_TRIES):
-            area = width * height * random.uniform(*self.area)
-            aspect = math.exp(random.uniform(math.log(self.aspect[0]), math.log(self.aspect[1])))
-            across, down = math.sqrt(area * aspect), math.sqrt(area / aspect)
+            across, down = _sides(width * height, self.area, self.aspect, random)
             if across <= width and down <= height:
                 left, top = random.uniform(0, width - across), random.uniform(0, height - down)
                 return left, top, left + across, top + down
@@ -138,9 +145,7 @@ class RandomErasing:
             return picture
         height, width = picture.shape[:2]
         for _ in range(_TRIES):
-            area = width * height * random.uniform(*self.area)
-            aspect = math.exp(random.uniform(math.log(self.aspect[0]), math.log(self.aspect[1])))
-            across, down = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            across, down = map(round, _sides(width * height, self.area, self.aspect, random))
             if 0 < across <= width and 0 < down <= height:
                 left, top = int(random.integers(width - across + 1)), int(random.integers(height - down + 1))
                 result = picture.copy()
