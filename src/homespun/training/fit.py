@@ -16,6 +16,7 @@ from homespun.graph import Array
 from homespun.training.evaluation import LossProgram
 from homespun.training.feature_cache import FeatureCache
 from homespun.training.metrics import Accuracy, Metric
+from homespun.training.steps import listed
 
 if TYPE_CHECKING:
     from homespun.training.callbacks import Callback
@@ -141,16 +142,14 @@ def evaluate(
     total, count = 0.0, 0
     plain = data.evaluation_batches(size=trainer.batch) if hasattr(data, "evaluation_batches") else None
     for x, y in batches(data, 0, 0, trainer.batch) if plain is None else plain:
-        outputs = predict(*x) if isinstance(x, (tuple, list)) else predict(x)
-        first = outputs[0] if isinstance(outputs, tuple) else outputs
-        targets = list(y) if isinstance(y, (tuple, list)) else [np.asarray(y)]
-        if not wanted and not metrics and np.issubdtype(np.asarray(targets[0]).dtype, np.integer):
+        outputs, targets = listed(predict(*listed(x))), listed(y)
+        if not wanted and not metrics and np.issubdtype(targets[0].dtype, np.integer):
             wanted.append(Accuracy())
-        n = first.shape[0]
-        total += n * losses(list(outputs) if isinstance(outputs, tuple) else [outputs], targets)
+        n = outputs[0].shape[0]
+        total += n * losses(outputs, targets)
         count += n
         for metric in wanted:
-            metric.update(first, np.asarray(targets[0]))
+            metric.update(outputs[0], targets[0])
     if count == 0:
         raise OptionError("there is nothing to evaluate on: the data set is empty")
     values = {"loss": total / count}
