@@ -128,26 +128,17 @@ def compare(settings: Settings, turns: int) -> dict[str, float]:
 def print_kernels(settings: Settings) -> None:
     """Milliseconds of each kind of kernel call in a step, and GFLOP/s where the operator counts its operations."""
     from homespun.graph.operator import attributes, operator
+    from training_kernels import profiled
 
-    trainer = trainer_of(*settings)
-    x, y = samples(settings[1])
-    trainer.step(x, y)
-    compiled = trainer._programs.main(settings[1])
-    compiled.program.profile(True)
-    runs = []
-    for _ in range(12):
-        trainer.step(x, y)
-        runs.append(list(compiled.program.timings()))
+    compiled, times = profiled(trainer_of(*settings), *samples(settings[1]), 12)
     nodes, types = {n.name: n for n in compiled.graph.nodes}, compiled.lowered.types
     totals: dict[str, list[float]] = {}
-    for call, name, seconds in zip(
-        compiled.lowered.instructions, compiled.lowered.nodes, np.median(runs, axis=0), strict=True
-    ):
+    for call, name, ms in zip(compiled.lowered.instructions, compiled.lowered.nodes, times, strict=True):
         node = nodes[name]
         ins = [types[n] if n else None for n in node.inputs]
         outs = [types[n] for n in node.outputs if n]
         total = totals.setdefault(call[0], [0.0, 0.0, 0.0])
-        total[0] += 1e3 * float(seconds)
+        total[0] += float(ms)
         total[1] += operator(node).cost(attributes(node), ins, outs).flops
         total[2] += 1
     for kernel, (ms, flops, count) in sorted(totals.items(), key=lambda item: -item[1][0]):

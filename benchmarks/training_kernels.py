@@ -54,18 +54,22 @@ def multiply_adds(kernel: str, ints: Mapping[str, int]) -> int:
     return 2 * products * ints["batch"] * ints["out_height"] * ints["out_width"] * filters * window
 
 
-def profile(trainer: Any, batch: int, steps: int) -> list[tuple[str, str, float, int, int]]:
-    """(node, kernel, median milliseconds, floating-point operations, bytes) of each call of a step."""
-    x, y = samples(batch)
+def profiled(trainer: Any, x: Any, y: np.ndarray, steps: int) -> tuple[Any, np.ndarray]:
+    """The program of a step, and the median milliseconds of each of its calls."""
     trainer.step(x, y)
-    compiled = trainer._programs.main(batch)
+    compiled = trainer._programs.main(len(y))
     compiled.program.profile(True)
     runs = []
     for _ in range(steps):
         trainer.step(x, y)
         runs.append(list(compiled.program.timings()))
+    return compiled, 1e3 * np.median(runs, axis=0)
+
+
+def profile(trainer: Any, batch: int, steps: int) -> list[tuple[str, str, float, int, int]]:
+    """(node, kernel, median milliseconds, floating-point operations, bytes) of each call of a step."""
+    compiled, times = profiled(trainer, *samples(batch), steps)
     lowered, schema, rows = compiled.lowered, _native.kernels(), []
-    times = 1e3 * np.median(runs, axis=0)
     for node, call, use, ms in zip(lowered.nodes, lowered.instructions, lowered.uses, times, strict=True):
         ints = dict(zip(schema[call[0]][1], call[2], strict=True))
         touched = [n for n in (*use.reads, *use.writes) if "/workspace" not in n]

@@ -24,9 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from turns import Report, Step, peak, serve, take_turns
+from turns import Report, Step, serve, take_turns
 
-__all__ = ["peak"]
 HERE = Path(__file__).resolve()
 
 
