@@ -37,6 +37,7 @@ WEIGHTS = {
 }
 NAMES = {"mobilenet_v2": "MobileNetV2", "efficientnet_lite0": "EfficientNet-Lite0"}
 MODES = {"head": "head, cached features", "blocks": "last two blocks and head", "all": "whole network"}
+TRAINABLE = {"head": "head", "blocks": "last:2", "all": "all"}
 ENGINES = ("homespun", "pytorch")
 PRECISIONS = ("float32", "mixed")
 BATCH = 16
@@ -89,7 +90,7 @@ class Homespun:
                 LEARNING_RATE, groups=[hs.optim.Group(("new_head.*",)), hs.optim.Group(("*",), BACKBONE_RATE)]
             ),
             batch=BATCH,
-            trainable=trainable(model, cell.mode),
+            trainable=TRAINABLE[cell.mode],
             precision=cell.precision,
             threads=cell.threads,
             seed=cell.seed,
@@ -126,9 +127,7 @@ class PyTorch:
 
         torch.manual_seed(cell.seed)
         torch.set_num_threads(cell.threads)
-        names = hs.Trainer(
-            model, hs.losses.CrossEntropy(), hs.optim.SGD(0.0), trainable=trainable(model, cell.mode)
-        ).trainable
+        names = hs.Trainer(model, hs.losses.CrossEntropy(), hs.optim.SGD(0.0), trainable=TRAINABLE[cell.mode]).trainable
         self.twin = Twin(model, names).to(memory_format=torch.channels_last)
         new = [self.twin.named[n] for n in names if n.startswith("new_head.")]
         old = [self.twin.named[n] for n in names if not n.startswith("new_head.")]
@@ -173,14 +172,6 @@ def counted(right: Iterator[np.ndarray]) -> tuple[int, int]:
     """How many are right, of how many."""
     results = [(int(part.sum()), len(part)) for part in right]
     return sum(r for r, _ in results), sum(n for _, n in results)
-
-
-def trainable(model: hs.Graph, mode: str) -> Any:
-    """What the mode trains, as `hs.Trainer` takes it."""
-    if mode != "blocks":
-        return mode
-    last = max(int(name.split(".")[1]) for name in model.parameters() if name.startswith("blocks."))
-    return [f"blocks.{last - 1}.*", f"blocks.{last}.*", "head.*", "new_head.*"]
 
 
 # -- one cell, in a process of its own -------------------------------------------------------------------------------
