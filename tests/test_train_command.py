@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -71,6 +72,7 @@ def test_what_json_tells(run: Run, world: Path) -> None:
     result = run("train", "small.hsp", "colours", "--epochs", "2", "--weights", "int8", "--json")
     assert "left out: colours/red/broken.jpg" in result.err
     assert "nobody: no photos in it" in result.err
+    assert logging.getLogger("homespun.data").level == logging.NOTSET  # the program that runs it keeps its own warnings
     told = result.json
     assert (told["paused"], told["resumed"], told["model"]) == (False, False, "colours.hsp")
     assert told["classes"] == ["blue", "green", "red"]

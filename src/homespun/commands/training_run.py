@@ -31,6 +31,18 @@ if TYPE_CHECKING:
 _NAMED = 5
 
 
+@contextmanager
+def _unreadable_not_logged() -> Iterator[None]:
+    """No warnings of photos that can't be read: the run tells of them itself."""
+    log = logging.getLogger("homespun.data")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
 @dataclass
 class Run:
     """Settings, and what may differ from one start of the run to the next."""
@@ -44,10 +56,10 @@ class Run:
     workers: int
     save_every: float
 
+    @_unreadable_not_logged()
     def finish(self) -> tuple[Trainer, dict[str, Any] | None]:
         """Train to the end: the trainer, and what there is to tell; None instead if it was paused, and saved."""
         began = time.monotonic()
-        logging.getLogger("homespun.data").setLevel(logging.ERROR)  # unreadable photos are told below
         trainer, train, validation, resumed = self._resumed() if self.checkpoint.exists() else self._begun()
         steps = train.steps(trainer.batch * trainer.accumulate)
         self._tell(trainer, train, validation)
