@@ -132,36 +132,44 @@ void pause_before_a_run_holds_it() {
   CHECK(all_equal(program, 64, 10.0f));
 }
 
+// Polls come from within the run, so what they do happens while it runs, however late other threads get the processor.
+bool pause_from_poll(void* program) {
+  static_cast<Program*>(program)->pause();
+  return true;
+}
+
+bool wait_in_poll(void* flag) {
+  while (!static_cast<std::atomic<bool>*>(flag)->load()) std::this_thread::yield();
+  return true;
+}
+
 void paused_run_can_return_and_be_continued() {
-  Program program = make(5000, 4096, 2);
+  Program program = make(50000, 4096, 2);
   int64_t next = 0;
   int returns = 0;
   while (next < program.size()) {
-    std::thread pauser([&] {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      program.pause();
-    });
-    next = run(program, next, false);
-    pauser.join();
+    next = program.run({}, next, program.size(), false, pause_from_poll, &program);
     program.resume();
     ++returns;
     CHECK(program.state() == hs::RunState::idle);
   }
   CHECK(returns > 1);
-  CHECK(all_equal(program, 4096, 5000.0f));
+  CHECK(all_equal(program, 4096, 50000.0f));
 }
 
 void abort_ends_a_run_that_runs_or_is_paused() {
   for (const bool paused : {false, true}) {
     Program program = make(200000, 4096, 2);
+    std::atomic<bool> aborted{false};
     int64_t next = -1;
-    std::thread runner([&] { next = run(program); });
-    while (program.state() != hs::RunState::running) std::this_thread::yield();
-    if (paused) {
-      program.pause();
-      while (program.state() != hs::RunState::paused) std::this_thread::yield();
-    }
+    std::thread runner([&] {
+      next = paused ? program.run({}, 0, program.size(), true, pause_from_poll, &program)
+                    : program.run({}, 0, program.size(), true, wait_in_poll, &aborted);
+    });
+    const hs::RunState awaited = paused ? hs::RunState::paused : hs::RunState::running;
+    while (program.state() != awaited) std::this_thread::yield();
     program.abort();
+    aborted.store(true);
     runner.join();
     program.resume();
     CHECK(next < program.size());
