@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ said = st.lists(
     max_size=25,
     unique_by=lambda example: example[0],
 )
+starts = st.sampled_from([BUILTIN.learner, lambda: TopicLearner(DIMENSIONS)])
 
 
 def learn(learner: TopicLearner, example: tuple[int, str, bool]) -> None:
@@ -46,9 +48,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(max_examples=40, deadline=None)
-@given(said=said, seed=st.integers(0, 99))
-def test_any_order_gives_the_same_bytes_and_scores(folder: Path, said: list[tuple[int, str, bool]], seed: int) -> None:
-    one, other = BUILTIN.learner(), BUILTIN.learner()
+@given(make=starts, said=said, seed=st.integers(0, 99))
+def test_any_order_gives_the_same_bytes_and_scores(
+    folder: Path, make: Callable[[], TopicLearner], said: list[tuple[int, str, bool]], seed: int
+) -> None:
+    one, other = make(), make()
     for example in said:
         learn(one, example)
     for index in np.random.default_rng(seed).permutation(len(said)):
@@ -58,12 +62,15 @@ def test_any_order_gives_the_same_bytes_and_scores(folder: Path, said: list[tupl
 
 
 @settings(max_examples=40, deadline=None)
-@given(said=said, extra=said)
+@given(make=starts, said=said, extra=said)
 def test_learning_and_forgetting_leaves_no_trace(
-    folder: Path, said: list[tuple[int, str, bool]], extra: list[tuple[int, str, bool]]
+    folder: Path,
+    make: Callable[[], TopicLearner],
+    said: list[tuple[int, str, bool]],
+    extra: list[tuple[int, str, bool]],
 ) -> None:
-    learner = BUILTIN.learner()
-    for topic in ("ours", "夏天"):
+    learner = make()
+    for topic in {"t0", "t3", "ours", "夏天"} - set(learner.topics):
         learner.add_topic(topic)
     for example in said:
         learn(learner, example)
@@ -117,6 +124,19 @@ def test_an_empty_learner_learns_from_nothing_but_examples() -> None:
         learner.learn(str(row), FEATURES[row], positive=[TOPICS[row]])
     guess = np.array(learner.topics)[learner.scores(FEATURES).argmax(axis=1)]
     assert (guess == np.array(TOPICS)).mean() > 0.95
+
+
+def test_an_empty_learner_sees_past_what_all_photos_share() -> None:
+    features, topics = gaussian_topics(6, 30, seed=3)
+    features += 3  # as backbones' features are: seen from zero, all lie in one direction
+    learner = TopicLearner(DIMENSIONS)
+    for row in range(len(features)):
+        if row % 30 < (2 if topics[row] in ("t0", "t1") else 15):
+            learner.learn(f"p{row}", features[row], positive=[topics[row]])
+    asked = np.arange(len(features)) % 30 >= 15
+    guess = np.array(learner.topics)[learner.scores(features[asked]).argmax(axis=1)]
+    assert np.mean(guess == np.array(topics)[asked]) > 0.95
+    assert 0.8 < learner.present(features[asked]).sum(axis=1).mean() < 1.3
 
 
 def test_a_rejection_pushes_away_what_is_like_it_and_little_else() -> None:

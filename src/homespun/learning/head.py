@@ -2,7 +2,8 @@
 
 A topic is one or two prototypes, the directions in which its built-in photos and the family's own examples point; a
 photo fits a topic as well as the nearer one (cosine). What a family said is *not* in a topic is a prototype, too,
-that only pushes away what is nearer to it.
+that only pushes away what is nearer to it. Without built-in topics directions are seen from the middle of all topics,
+since features of photos are much alike seen from zero; with them, the space is centred already.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ class TopicStatistics:
 
 @dataclass(frozen=True)
 class Head:
-    """Prototypes (K, d), the topic (column) of each and what is added to its fit; the last `against` push away."""
+    """Prototypes (K, d), the topic (column) of each and what is added to its fit; the last `against` push away.
+
+    `centre` (d,) is where directions are seen from, or None for zero.
+    """
 
     prototypes: Floats
     column: npt.NDArray[np.intp]
@@ -47,12 +51,13 @@ class Head:
     against: int
     topics: int
     calibration: Calibration
+    centre: Floats | None = None
 
     def fits(self, matrix: Floats) -> Floats:
         """How near photos are to topics, about -1 to 1: (N, topics) float32, for coordinates (N, d) of unit length."""
         out = np.full((self.topics, len(matrix)), NO_FIT, np.float32)
         if len(self.column):
-            near = self.prototypes @ matrix.T
+            near = self._cosines(matrix)
             near += self.bonus[:, None]
             own = len(self.column) - self.against
             for row, column in zip(near[:own], self.column[:own], strict=True):
@@ -60,6 +65,15 @@ class Head:
             for row, column in zip(near[own:], self.column[own:], strict=True):
                 out[column] -= np.float32(PUSH) * np.maximum(row - out[column], 0)
         return out.T
+
+    def _cosines(self, matrix: Floats) -> Floats:
+        """Of photos to prototypes, times the prototypes' lengths: (K, N)."""
+        near: Floats = self.prototypes @ matrix.T
+        if self.centre is not None:  # |x - c|^2 = 1 - 2 xc + c^2, so that no copy of the library is made
+            distance = 1 - 2 * (matrix @ self.centre) + self.centre @ self.centre
+            near -= (self.prototypes @ self.centre)[:, None]
+            near /= np.sqrt(np.maximum(distance, np.float32(1e-12)))
+        return near
 
     def log_odds(self, matrix: Floats) -> Floats:
         """Calibrated log-odds (N, topics) float32 of coordinates (N, d)."""
@@ -88,8 +102,11 @@ def fit_head(
         {name: statistics[name] for name in topics if name in statistics and statistics[name].count}
         for statistics in (builtin, positive, negative)
     )
-    if library is not None and own:
+    if library is not None and own and builtin:
         own = _sharpened(own, builtin, library, known)
+    centre = None if builtin else _middle([*own.values(), *against.values()])
+    if centre is not None:
+        own, against = ({name: _seen_from(centre, each) for name, each in part.items()} for part in (own, against))
     own_directions, own_bonus = _own_prototypes(own, builtin)
     directions = [_direction(each) for each in shipped.values()], own_directions, [*map(_direction, against.values())]
     column = {name: index for index, name in enumerate(topics)}
@@ -102,7 +119,20 @@ def fit_head(
         against=len(against),
         topics=len(topics),
         calibration=calibration,
+        centre=None if centre is None else centre.astype(np.float32),
     )
+
+
+def _middle(topics: Sequence[TopicStatistics]) -> npt.NDArray[np.float64] | None:
+    """The mean (d,) of topics' means, whatever their sizes; None for a single topic, which has no direction then."""
+    if len(topics) < 2:
+        return None
+    middle: npt.NDArray[np.float64] = np.mean([each.total / each.count for each in topics], axis=0)
+    return middle
+
+
+def _seen_from(centre: npt.NDArray[np.float64], topic: TopicStatistics) -> TopicStatistics:
+    return TopicStatistics(topic.count, topic.total - topic.count * centre)
 
 
 def _own_prototypes(
