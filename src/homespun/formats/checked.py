@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Mapping
+from pathlib import Path, PureWindowsPath
 
 from homespun.errors import FormatError, ModelError
 from homespun.graph import Graph, TensorType, check, infer
@@ -34,6 +35,24 @@ def check_foreign(graph: Graph, fail: Callable[[str, str], FormatError]) -> Mapp
         if any(type(d) is not int or d < 0 for d in t.shape) or t.nbytes > LARGEST_TENSOR:
             raise fail(f"tensor {shortened(name)}", f"would have the shape {list(t.shape)}")
     return types
+
+
+def file_inside(folder: Path, location: str, fail: Callable[[str], FormatError]) -> Path:
+    """The file at `location`, which must be a plain file in the model's folder, symbolic links followed."""
+    windows = PureWindowsPath(location)
+    if not location or "\0" in location or windows.is_absolute() or windows.drive or ".." in windows.parts:
+        raise fail(f"external data at {shortened(location)}, which is not in the model's folder")
+    folder = folder.resolve()
+    try:
+        file = (folder / location).resolve()
+        plain = file.is_file()
+    except (OSError, RuntimeError):  # a name that is too long, links in a circle
+        raise fail(f"external data at {shortened(location)}, which can't be opened") from None
+    if not file.is_relative_to(folder):
+        raise fail(f"external data at {shortened(location)}, which is not in the model's folder")
+    if not plain:
+        raise fail(f"external data at {shortened(location)}: there is no such file")
+    return file
 
 
 def largest_constants(size: int) -> int:

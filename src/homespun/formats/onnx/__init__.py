@@ -22,7 +22,7 @@ def load(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph
     from homespun.formats.onnx.reading import OnnxFile
 
     rules = {**rules_layers.RULES, **rules_elementwise.RULES, **rules_shape.RULES}
-    graph = import_model(OnnxFile(path), rules, shapes)
+    graph = import_model(OnnxFile(path).foreign(), rules, shapes)
     recognise(graph)
     return graph
 

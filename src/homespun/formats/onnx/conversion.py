@@ -14,33 +14,22 @@ import numpy as np
 from homespun.formats.assembly import Assembly, Unsupported, shape_text, without_leading_ones
 from homespun.formats.checked import shortened
 from homespun.formats.onnx.layout import CHANNELS_LAST, Value, channel_last, identity, moves_only_ones, regrouped
-from homespun.formats.onnx.nodes import ForeignNode, needed_nodes
-from homespun.formats.onnx.reading import OnnxFile
+from homespun.formats.onnx.nodes import ForeignModel, ForeignNode, needed_nodes
 from homespun.graph import Array
 
 
 class Conversion(Assembly):
     """Rules read operands with `value`, `constant`, `channels_last`, and give results with `set`."""
 
-    def __init__(self, file: OnnxFile) -> None:
-        super().__init__(file.model.graph.name or file.path.stem)
-        self.file, self.opset = file, file.opset
+    def __init__(self, model: ForeignModel) -> None:
+        super().__init__(model.name or model.path.stem)
+        self.model, self.opset, self.fail = model, model.opset, model.fail
         self.values: dict[str, Value] = {}
-        self.constants: dict[str, Array] = {}
-        self.learnable: set[str] = set()
+        self.constants: dict[str, Array] = dict(model.constants)
+        self.learnable = {name for name, array in self.constants.items() if array.dtype == np.float32}
         self.declared_batch: int | None = None
         self._made: dict[Any, str] = {}
-        proto = file.model.graph
-        for tensor in proto.initializer:
-            if not tensor.name or tensor.name in self.constants:
-                raise file.fail("graph", f"an initializer is named {shortened(tensor.name)}, or two are")
-            self.constants[tensor.name] = file.array(tensor)
-            if self.constants[tensor.name].dtype == np.float32:
-                self.learnable.add(tensor.name)
-        self.foreign_outputs = [o.name for o in proto.output]
-        self.nodes = needed_nodes(
-            [ForeignNode(n, file) for n in proto.node], self.foreign_outputs, self.constants, file
-        )
+        self.nodes = needed_nodes(model.nodes, model.outputs, self.constants, self.fail)
         self.readers: dict[str, list[ForeignNode]] = {}
         for node in self.nodes:
             for name in dict.fromkeys(node.inputs):
@@ -65,7 +54,7 @@ class Conversion(Assembly):
 
     def is_read(self, name: str) -> bool:
         """Whether a node that matters reads a foreign tensor, or it is an output."""
-        return name in self.readers or name in self.foreign_outputs
+        return name in self.readers or name in self.model.outputs
 
     def constant(self, node: ForeignNode, i: int, what: str) -> Array:
         """The values of input `i`. Raises `Unsupported` where it is computed, or absent."""
@@ -82,7 +71,7 @@ class Conversion(Assembly):
         """A foreign tensor as ours; a constant joins the graph."""
         if name not in self.values:
             if name not in self.constants:
-                raise self.file.fail(f"tensor {shortened(name)}", "it is read, but nothing writes it")
+                raise self.fail(f"tensor {shortened(name)}", "it is read, but nothing writes it")
             array = self.constants[name]
             self.values[name] = Value(self.weight(name, array), identity(array.ndim))
         return self.values[name]

@@ -1,4 +1,4 @@
-"""From a checked ONNX model to a `Graph`: the walk over its nodes. What each operator becomes is in `rules_*.py`.
+"""From a checked model in ONNX's terms to a `Graph`: the walk over its nodes. `rules_*.py` say what operators become.
 
 Images come out channels-last, transposes fall away (`layout`), what depends on no input is computed here (`folding`),
 and the first axis of the inputs is the free batch.
@@ -17,11 +17,8 @@ from homespun.formats.checked import SENSELESS, check_foreign, largest_constants
 from homespun.formats.onnx.conversion import Conversion
 from homespun.formats.onnx.folding import fold
 from homespun.formats.onnx.layout import CHANNELS_LAST, KEPT_ORDER, Value, identity
-from homespun.formats.onnx.nodes import ForeignNode
-from homespun.formats.onnx.reading import OnnxFile, check_shapes
+from homespun.formats.onnx.nodes import ForeignInput, ForeignModel, ForeignNode
 from homespun.graph import BATCH, Graph, Tensor, TensorType
-
-_ELEMENTS = {1: "float32", 10: "float32", 11: "float32", 16: "float32", 6: "int32", 7: "int32", 2: "uint8", 9: "bool"}
 
 Rule = Callable[[Conversion, ForeignNode], None]
 
@@ -29,8 +26,10 @@ Rule = Callable[[Conversion, ForeignNode], None]
 class Importer(Conversion):
     """Walks the nodes that outputs need: each is folded, or goes to its operator's rule."""
 
-    def __init__(self, file: OnnxFile, rules: Mapping[str, Rule], shapes: Mapping[str, Any] | None, free: bool) -> None:
-        super().__init__(file)
+    def __init__(
+        self, model: ForeignModel, rules: Mapping[str, Rule], shapes: Mapping[str, Any] | None, free: bool
+    ) -> None:
+        super().__init__(model)
         self.rules, self.free = rules, free
         self._folded = 0
         self._inputs(shapes)
@@ -42,9 +41,9 @@ class Importer(Conversion):
         problems: list[tuple[ForeignNode, str]] = []
         lost: set[str] = set()
         for node in self.nodes:
-            rule = self.rules.get(node.op) if node.domain in ("", "ai.onnx") else None
-            if rule is None and not self._folds(node):
-                problems.append((node, "there is no such operator here"))
+            rule = self.rules.get(node.op) if node.standard else None
+            if node.problem or (rule is None and not self._folds(node)):
+                problems.append((node, node.problem or "there is no such operator here"))
                 lost.update(node.outputs)
                 continue
             if lost.intersection(node.inputs):
@@ -56,15 +55,13 @@ class Importer(Conversion):
                 problems.append((node, str(e)))
                 lost.update(node.outputs)
             except SENSELESS as e:
-                raise self.file.fail(
-                    f"node {shortened(node.name)}", f"makes no sense ({type(e).__name__}: {e})"
-                ) from None
+                raise self.fail(f"node {shortened(node.name)}", f"makes no sense ({type(e).__name__}: {e})") from None
         if problems:
             raise self._unsupported(problems)
         try:
             self._outputs()
         except (Unsupported, ModelError) as e:
-            raise self.file.fail("outputs", str(e)) from None
+            raise self.fail("outputs", str(e)) from None
         self._note_origin()
         return self.graph
 
@@ -73,8 +70,8 @@ class Importer(Conversion):
         if self._folds(node):
             inputs = [self.constants[n] if n else None for n in node.inputs]
             # A result is at most as large as what it is made of together, or bounded by `folding.LARGEST`.
-            if self._folded + sum(c.nbytes for c in inputs if c is not None) > largest_constants(self.file.size):
-                raise self.file.fail(f"node {shortened(node.name)}", "constants take more memory than makes sense")
+            if self._folded + sum(c.nbytes for c in inputs if c is not None) > largest_constants(self.model.size):
+                raise self.fail(f"node {shortened(node.name)}", "constants take more memory than makes sense")
             try:
                 results = fold(node, inputs)
             except SENSELESS:
@@ -96,13 +93,13 @@ class Importer(Conversion):
             raise Unsupported(f"its output {used[0]!r} can't be had; use only the first output")
 
     def _folds(self, node: ForeignNode) -> bool:
-        return fold.knows(node.op) and all(not n or n in self.constants for n in node.inputs)
+        return node.standard and fold.knows(node.op) and all(not n or n in self.constants for n in node.inputs)
 
     # -- inputs, outputs ----------------------------------------------------------------------------------------
 
     def _inputs(self, shapes: Mapping[str, Any] | None) -> None:
-        used = [i for i in self.file.model.graph.input if i.name not in self.constants and self.is_read(i.name)]
-        given = check_shapes(shapes, [i.name for i in used], self.file)
+        used = [i for i in self.model.inputs if i.name not in self.constants and self.is_read(i.name)]
+        given = self._check_shapes(shapes, [i.name for i in used])
         self.channels_last_inputs: list[str] = []
         declared = {i.name: self._declared_shape(i, given.get(i.name)) for i in used}
         firsts = {s[0] for s in declared.values() if s}
@@ -110,13 +107,13 @@ class Importer(Conversion):
             self.declared_batch = next(iter(firsts)) if firsts != {FREE} else None
         for entry in used:
             if not entry.name or entry.name in self.values:
-                raise self.file.fail("graph", f"an input is named {shortened(entry.name)}, or two are")
+                raise self.fail("graph", f"an input is named {shortened(entry.name)}, or two are")
             shape = declared[entry.name]
             if self.free and shape and len(firsts) == 1:
                 shape = (FREE, *shape[1:])
-            element = _ELEMENTS.get(entry.type.tensor_type.elem_type)
+            element = entry.dtype
             if element is None:
-                raise self.file.fail(f"input {shortened(entry.name)}", "its data type can't be an input")
+                raise self.fail(f"input {shortened(entry.name)}", "its data type can't be an input")
             readers = self.readers.get(entry.name, [])
             if element not in ("float32", "int32") or (readers and all(node.op == "Cast" for node in readers)):
                 element = "float32"  # pixels and masks: the numbers are the same
@@ -133,11 +130,18 @@ class Importer(Conversion):
             self.types[entry.name] = TensorType(ours, element)
             self.values[entry.name] = Value(entry.name, axes)
 
-    def _declared_shape(self, entry: Any, given: Sequence[int] | None) -> tuple[int, ...]:
+    def _check_shapes(self, given: Mapping[str, Any] | None, names: list[str]) -> Mapping[str, Any]:
+        """The caller's shapes of inputs. Raises `OptionError` for one that the model doesn't have."""
+        for name in given or {}:
+            if name not in names:
+                raise OptionError(f"shapes: {self.model.path} has no input {name!r}; it has {', '.join(names)}")
+        return given or {}
+
+    def _declared_shape(self, entry: ForeignInput, given: Sequence[int] | None) -> tuple[int, ...]:
         place = f"input {shortened(entry.name)}"
-        if not entry.type.HasField("tensor_type") or not (given or entry.type.tensor_type.HasField("shape")):
-            raise self.file.fail(place, "it is no tensor, or its number of axes is not known")
-        dims = [d.dim_value if d.HasField("dim_value") else 0 for d in entry.type.tensor_type.shape.dim]
+        if entry.dims is None and not given:
+            raise self.fail(place, "it is no tensor, or its number of axes is not known")
+        dims = list(entry.dims or [])
         if given is not None:
             if dims and len(given) != len(dims):
                 raise OptionError(f"shapes: input {entry.name!r} has {len(dims)} axes, {len(given)} given")
@@ -146,7 +150,7 @@ class Importer(Conversion):
             dims[0] = FREE
         if any(d < 1 for d in dims) or not dims:
             text = ", ".join(str(d) if d > 0 else "?" for d in dims)
-            raise self.file.fail(
+            raise self.fail(
                 place,
                 f"its shape is ({text}); all but the batch must be known. Say "
                 f"hs.load(path, shapes={{{entry.name!r}: (...)}}), in the file's own order of axes",
@@ -168,9 +172,9 @@ class Importer(Conversion):
 
     def _outputs(self) -> None:
         last: list[str] = []
-        for foreign in self.foreign_outputs:
+        for foreign in self.model.outputs:
             if foreign not in self.values and foreign not in self.constants:
-                raise self.file.fail(f"output {shortened(foreign)}", "nothing computes it")
+                raise self.fail(f"output {shortened(foreign)}", "nothing computes it")
             value = self.value(foreign)
             if value.image is not None or (not value.plain and value.axes != CHANNELS_LAST):
                 value = self.laid_out(value, identity(len(self.shape(foreign))))
@@ -192,26 +196,22 @@ class Importer(Conversion):
         self.channels_last_inputs += last
 
     def _note_origin(self) -> None:
-        model = self.file.model
-        producer = f"{model.producer_name} {model.producer_version}".strip()
-        self.graph.metadata["source"] = f"ONNX opset {self.opset}" + (f", {producer[:80]}" if producer else "")
-        for entry in list(model.metadata_props)[:64]:
-            if entry.key and len(entry.key) + len(entry.value) < 2**16:
-                self.graph.metadata.setdefault(entry.key, entry.value)
+        self.graph.metadata["source"] = self.model.source
+        for key, value in self.model.metadata.items():
+            self.graph.metadata.setdefault(key, value)
         if self.channels_last_inputs:
             # tensors of four axes that the file has in our order, so that exporting writes them so again
             self.graph.metadata[KEPT_ORDER] = ",".join(self.channels_last_inputs)
 
     def _unsupported(self, problems: list[tuple[ForeignNode, str]]) -> FormatError:
-        lines = [f"{n.name} ({n.domain + '.' if n.domain else ''}{n.op}): {why}" for n, why in problems]
-        kinds = sorted({n.op for n, _ in problems})
-        advice = [f"{op}: {_ADVICE[op]}" for op in kinds if op in _ADVICE]
-        advice.append(
-            "what can be left out (boxes, labels, decoding at the end): cut it off with onnx.utils.extract_model; what "
-            "can't: replace it in the model's source, or add the operator (docs/adding-a-format.md)"
-        )
+        lines = [f"{n.name} ({n.kind}): {why}" for n, why in problems]
+        advice = [
+            f"{kind}: {self.model.advice[kind]}"
+            for kind in sorted({n.kind for n, _ in problems} & {*self.model.advice})
+        ]
+        advice.append(self.model.advice[""])
         text = "\n  ".join([*shortlist(lines), "What to do:", *advice])
-        return self.file.fail("graph", f"{len(problems)} of {len(self.nodes)} nodes can't be imported:\n  {text}")
+        return self.fail("graph", f"{len(problems)} of {len(self.nodes)} nodes can't be imported:\n  {text}")
 
 
 _CHANNELS_FIRST = (
@@ -223,42 +223,29 @@ _LAYOUT_FREE = (
     *("QuantizeLinear", "DequantizeLinear", "Sigmoid", "LeakyRelu", "HardSwish", "Tanh", "PRelu", "Dropout"),
 )
 _KEEPS_LEARNABLE = ("Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast", "DequantizeLinear", "Flatten")
-_ADVICE = {
-    "NonMaxSuppression": "boxes are chosen after the network: cut the model before it",
-    "Loop": "export it with a fixed number of steps",
-    "If": "export the branch that is meant",
-    "Scan": "export it with a fixed number of steps",
-    "LSTM": "recurrent layers can't be trained here",
-    "GRU": "recurrent layers can't be trained here",
-    "RNN": "recurrent layers can't be trained here",
-    "FusedConv": "export it without onnxruntime's optimisations",
-}
 
 
-def import_model(file: OnnxFile, rules: Mapping[str, Rule], shapes: Mapping[str, Any] | None) -> Graph:
-    """The graph of a file, its batch free; fixed as the file has it where operators depend on that number."""
-    if file.model.functions:
-        names = ", ".join(f.name for f in list(file.model.functions)[:5])
-        raise file.fail("graph", f"it has functions of its own ({names}); write them out with onnx.inliner first")
+def import_model(model: ForeignModel, rules: Mapping[str, Rule], shapes: Mapping[str, Any] | None) -> Graph:
+    """The graph of a model, its batch free; fixed as it is there where operators depend on that number."""
     try:
-        graph = _free_or_fixed(file, rules, shapes)
+        graph = _free_or_fixed(model, rules, shapes)
     except OptionError:
         raise  # a `ValueError` too, but of the caller's making
     except SENSELESS as e:
-        raise file.fail("graph", f"makes no sense ({type(e).__name__}: {e})") from None
+        raise model.fail("graph", f"makes no sense ({type(e).__name__}: {e})") from None
     graph.prune()
-    check_foreign(graph, file.fail)
+    check_foreign(graph, model.fail)
     return graph
 
 
-def _free_or_fixed(file: OnnxFile, rules: Mapping[str, Rule], shapes: Mapping[str, Any] | None) -> Graph:
-    importer = Importer(file, rules, shapes, free=True)
+def _free_or_fixed(model: ForeignModel, rules: Mapping[str, Rule], shapes: Mapping[str, Any] | None) -> Graph:
+    importer = Importer(model, rules, shapes, free=True)
     try:
         return importer.run()
     except FormatError as e:
         if importer.declared_batch is None:
             raise  # the batch is free in the file itself, so there is no other reading
         try:
-            return Importer(file, rules, shapes, free=False).run()
+            return Importer(model, rules, shapes, free=False).run()
         except FormatError:
             raise e from None

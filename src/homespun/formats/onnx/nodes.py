@@ -1,25 +1,40 @@
-"""The nodes of an ONNX model: attributes as Python values, and the order in which those that matter can run."""
+"""A model on its way in, whatever kind of file it is from: nodes, constants, inputs and outputs in ONNX's terms.
+
+`reading` makes one of an ONNX file, `homespun.formats.mindir` of MindSpore's; `importer` makes the graph.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from homespun.errors import FormatError
 from homespun.formats.assembly import Unsupported
 from homespun.formats.checked import shortened
-from homespun.formats.onnx.reading import OnnxFile, attributes_of
+from homespun.graph import Array
 
 
+@dataclass
 class ForeignNode:
-    """One ONNX node: its attributes as Python values, the names of inputs ("" where absent) and outputs."""
+    """One node: its operator, the names of inputs ("" where absent) and outputs, attributes as Python values.
 
-    def __init__(self, proto: Any, file: OnnxFile) -> None:
-        self.op: str = proto.op_type
-        self.outputs = list(proto.output)
-        self.inputs = list(proto.input)
-        self.name: str = proto.name or next((o for o in self.outputs if o), proto.op_type)
-        self.domain: str = proto.domain
-        self.attributes = attributes_of(proto, file)
+    `kind` is what the file calls the operator, for messages. `problem` says why a node that was understood can't be
+    imported; the importer lists it with all others.
+    """
+
+    op: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    kind: str = ""
+    standard: bool = True  # whether the operator is one of ONNX's own
+    problem: str = ""
+
+    def __post_init__(self) -> None:
+        self.kind = self.kind or self.op
+        self.name = self.name or next((o for o in self.outputs if o), self.op)
 
     def has(self, i: int) -> bool:
         """Whether input `i` is given."""
@@ -33,8 +48,39 @@ class ForeignNode:
         return value
 
 
+@dataclass(frozen=True)
+class ForeignInput:
+    """An input: lengths of its axes, 0 where open, None where even their number is; None for a dtype that can't be."""
+
+    name: str
+    dims: list[int] | None
+    dtype: str | None
+
+
+@dataclass
+class ForeignModel:
+    """What a file says, checked so far that it can be walked. `size` is that of all its files together, bytes."""
+
+    name: str
+    path: Any
+    fail: Callable[[str, str], FormatError]
+    size: int
+    nodes: list[ForeignNode]
+    constants: Mapping[str, Array]
+    inputs: list[ForeignInput]
+    outputs: list[str]
+    source: str
+    opset: int
+    #: What to do about an operator that can't be imported, by its `kind`; "" is for all.
+    advice: Mapping[str, str]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
 def needed_nodes(
-    nodes: Sequence[ForeignNode], outputs: Sequence[str], constants: Container[str], file: OnnxFile
+    nodes: Sequence[ForeignNode],
+    outputs: Sequence[str],
+    constants: Container[str],
+    fail: Callable[[str, str], FormatError],
 ) -> list[ForeignNode]:
     """The nodes that outputs depend on, each after those that it reads.
 
@@ -44,7 +90,7 @@ def needed_nodes(
     for node in nodes:
         for out in node.outputs:
             if out and (out in makers or out in constants):
-                raise file.fail("graph", f"{shortened(out)} is written twice")
+                raise fail("graph", f"{shortened(out)} is written twice")
             if out:
                 makers[out] = node
     order: list[ForeignNode] = []
@@ -63,7 +109,7 @@ def needed_nodes(
                 stack.pop()
                 continue
             if state.get(id(node)) == 1 and any(state.get(id(w)) == 1 for w in waiting):
-                raise file.fail(f"node {shortened(node.name)}", "its inputs depend on its own output")
+                raise fail(f"node {shortened(node.name)}", "its inputs depend on its own output")
             state[id(node)] = 1
             stack += waiting[::-1]
     return order

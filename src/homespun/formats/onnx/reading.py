@@ -1,4 +1,4 @@
-"""An `.onnx` file as a checked `ModelProto`, and its tensors as arrays: the first step of the import.
+"""An `.onnx` file as a checked `ModelProto`, its tensors as arrays, and what the importer takes: the first step in.
 
 Nothing is believed: the bytes are walked before they are parsed, so that a small file can't become gigabytes of
 objects; sizes are compared with the bytes that are there; data in other files must lie in the model's folder.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from homespun.errors import FormatError, MissingPackageError, OptionError
-from homespun.formats.checked import shortened
+from homespun.errors import FormatError, MissingPackageError
+from homespun.formats.checked import SENSELESS, file_inside, shortened
+from homespun.formats.onnx.nodes import ForeignInput, ForeignModel, ForeignNode
 from homespun.graph import Array
 
 #: Fields of all messages together: a large network has some 10,000 nodes of some 20 fields each.
@@ -26,6 +27,21 @@ _LARGEST_FILE = 2**31 - 1
 _DEEPEST = 64
 _TYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 4: "uint16", 6: "int32", 7: "int64", 9: "bool"}
 _TYPES |= {10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16"}
+_ELEMENTS = {1: "float32", 10: "float32", 11: "float32", 16: "float32", 6: "int32", 7: "int32", 2: "uint8", 9: "bool"}
+_ADVICE = {
+    "": (
+        "what can be left out (boxes, labels, decoding at the end): cut it off with onnx.utils.extract_model; what "
+        "can't: replace it in the model's source, or add the operator (docs/adding-a-format.md)"
+    ),
+    "NonMaxSuppression": "boxes are chosen after the network: cut the model before it",
+    "Loop": "export it with a fixed number of steps",
+    "If": "export the branch that is meant",
+    "Scan": "export it with a fixed number of steps",
+    "LSTM": "recurrent layers can't be trained here",
+    "GRU": "recurrent layers can't be trained here",
+    "RNN": "recurrent layers can't be trained here",
+    "FusedConv": "export it without onnxruntime's optimisations",
+}
 
 
 def require_onnx() -> Any:
@@ -121,7 +137,7 @@ class OnnxFile:
         """Bytes of a tensor that are in another file of the model's folder, mapped."""
         entries = {e.key: e.value for e in tensor.external_data}
         location = entries.get("location", "")
-        file = self._inside(location, place)
+        file = file_inside(self.path.parent, location, lambda what: self.fail(place, what))
         try:
             offset = int(entries.get("offset", "0") or "0")
             length = int(entries.get("length", "") or needed)
@@ -138,22 +154,59 @@ class OnnxFile:
             self.size += size
         return np.frombuffer(self._external[location][offset : offset + length], np.uint8)
 
-    def _inside(self, location: str, place: str) -> Path:
-        """The file at `location`, which must be a plain file in the model's folder, symbolic links followed."""
-        windows = PureWindowsPath(location)
-        if not location or "\0" in location or windows.is_absolute() or windows.drive or ".." in windows.parts:
-            raise self.fail(place, f"external data at {shortened(location)}, which is not in the model's folder")
-        folder = self.path.parent.resolve()
+    def foreign(self) -> ForeignModel:
+        """The model as the importer takes it."""
         try:
-            file = (folder / location).resolve()
-            plain = file.is_file()
-        except (OSError, RuntimeError):  # a name that is too long, links in a circle
-            raise self.fail(place, f"external data at {shortened(location)}, which can't be opened") from None
-        if not file.is_relative_to(folder):
-            raise self.fail(place, f"external data at {shortened(location)}, which is not in the model's folder")
-        if not plain:
-            raise self.fail(place, f"external data at {shortened(location)}: there is no such file")
-        return file
+            return self._foreign()
+        except SENSELESS as e:
+            raise self.fail("graph", f"makes no sense ({type(e).__name__}: {e})") from None
+
+    def _foreign(self) -> ForeignModel:
+        proto = self.model.graph
+        if self.model.functions:
+            names = ", ".join(f.name for f in list(self.model.functions)[:5])
+            raise self.fail("graph", f"it has functions of its own ({names}); write them out with onnx.inliner first")
+        constants: dict[str, Array] = {}
+        for tensor in proto.initializer:
+            if not tensor.name or tensor.name in constants:
+                raise self.fail("graph", f"an initializer is named {shortened(tensor.name)}, or two are")
+            constants[tensor.name] = self.array(tensor)
+        nodes = [self._node(n) for n in proto.node]
+        producer = f"{self.model.producer_name} {self.model.producer_version}".strip()
+        entries = list(self.model.metadata_props)[:64]
+        return ForeignModel(
+            name=proto.name,
+            path=self.path,
+            fail=self.fail,
+            size=self.size,
+            nodes=nodes,
+            constants=constants,
+            inputs=[_input(i) for i in proto.input],
+            outputs=[o.name for o in proto.output],
+            source=f"ONNX opset {self.opset}" + (f", {producer[:80]}" if producer else ""),
+            opset=self.opset,
+            advice=_ADVICE,
+            metadata={e.key: e.value for e in entries if e.key and len(e.key) + len(e.value) < 2**16},
+        )
+
+    def _node(self, proto: Any) -> ForeignNode:
+        standard = proto.domain in ("", "ai.onnx")
+        return ForeignNode(
+            proto.op_type,
+            list(proto.input),
+            list(proto.output),
+            attributes_of(proto, self),
+            proto.name,
+            kind=proto.op_type if not proto.domain else f"{proto.domain}.{proto.op_type}",
+            standard=standard,
+        )
+
+
+def _input(entry: Any) -> ForeignInput:
+    kind = entry.type.tensor_type
+    known = entry.type.HasField("tensor_type") and kind.HasField("shape")
+    dims = [d.dim_value if d.HasField("dim_value") else 0 for d in kind.shape.dim] if known else None
+    return ForeignInput(entry.name, dims, _ELEMENTS.get(kind.elem_type))
 
 
 def attributes_of(node: Any, file: OnnxFile) -> Mapping[str, Any]:
@@ -235,11 +288,3 @@ class _Walk:
             if byte < 0x80:
                 return value, at
         raise self.file.fail("file", "it ends in the middle of a number; truncated, or not an ONNX file")
-
-
-def check_shapes(given: Mapping[str, Any] | None, names: list[str], file: OnnxFile) -> Mapping[str, Any]:
-    """The caller's shapes of inputs. Raises `OptionError` for one that the model doesn't have."""
-    for name in given or {}:
-        if name not in names:
-            raise OptionError(f"shapes: {file.path} has no input {name!r}; it has {', '.join(names)}")
-    return given or {}
