@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,56 @@ def local_response_norm(x: Array, size: int, alpha: float, beta: float, bias: fl
     return x / (bias + alpha / size * total) ** beta
 
 
+def resize(x: Array, a: dict[str, Any]) -> Array:
+    """Each output pixel by itself, with the coordinates that ONNX defines for `Resize`."""
+
+    def source(at: int, size: int, out: int, scale: float) -> float:
+        scale = scale or out / size
+        match a["coordinates"]:
+            case "half_pixel":
+                return (at + 0.5) / scale - 0.5
+            case "align_corners":
+                return at * (size - 1) / (out - 1) if out > 1 else 0.0
+        return at / scale
+
+    def along(x: Array, axis: int) -> Array:
+        size, out = x.shape[axis], a["size"][axis - 1]
+        lines = []
+        for at in range(out):
+            place = round(source(at, size, out, a["scale"][axis - 1]), 6)
+            if a["mode"] == "nearest":
+                lower, upper = math.floor(place), math.ceil(place)
+                middle = place - lower == 0.5
+                nearest = {
+                    "floor": lower,
+                    "ceil": upper,
+                    "round_prefer_floor": lower if middle else round(place),
+                    "round_prefer_ceil": upper if middle else round(place),
+                }[a["rounding"]]
+                lines.append(x.take(min(max(nearest, 0), size - 1), axis))
+            else:
+                place = min(max(place, 0.0), size - 1.0)
+                lower = math.floor(place)
+                part = place - lower
+                lines.append(x.take(lower, axis) * (1 - part) + x.take(min(lower + 1, size - 1), axis) * part)
+        return np.stack(lines, axis)
+
+    return along(along(x, 1), 2)
+
+
+def conv2d_transpose(x: Array, w: Array, a: dict[str, Any]) -> Array:
+    """Every pixel of x puts the window, times its values, on the result."""
+    n, height, width, channels = x.shape
+    kh, kw, per_group, _ = w.shape
+    groups, (top, left, bottom, right) = a["groups"], a["padding"]
+    full = np.zeros((n, a["size"][0] + top + bottom, a["size"][1] + left + right, per_group * groups))
+    (sh, sw), (dh, dw), inner = a["stride"], a["dilation"], channels // groups
+    for i, j, k, m, g in np.ndindex(height, width, kh, kw, groups):
+        window, mine = w[k, m, :, g * inner : (g + 1) * inner], x[:, i, j, g * inner : (g + 1) * inner]
+        full[:, i * sh + k * dh, j * sw + m * dw, g * per_group : (g + 1) * per_group] += mine @ window.T
+    return full[:, top : top + a["size"][0], left : left + a["size"][1]]
+
+
 def softmax(x: Array) -> Array:
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
@@ -167,6 +218,10 @@ def run_node(op: str, a: dict[str, Any], x: list[Array], out_shape: tuple[int, .
             return groups.swapaxes(-1, -2).reshape(x[0].shape)
         case "upsample":
             return x[0].repeat(a["factor"][0], axis=1).repeat(a["factor"][1], axis=2)
+        case "resize":
+            return resize(x[0], a)
+        case "conv2d_transpose":
+            return conv2d_transpose(x[0], x[1], a)
         case "local_response_norm":
             return local_response_norm(x[0], **a)
         case "slice":

@@ -119,6 +119,29 @@ CASES = [
     Case("split", [(2, 7, 4)], {"axis": 1, "sizes": (2, 4, 1)}),
     *[Case("channel_shuffle", [(2, 1, 3, 24)], {"groups": g}) for g in (2, 3, 4, 6, 8, 12)],
     Case("upsample", [(2, 3, 2, 17)], {"factor": (2, 3)}),
+    Case("resize", [(2, 3, 4, 19)], {"size": (7, 9)}),
+    Case("resize", [(1, 7, 5, 3)], {"size": (4, 2), "coordinates": "align_corners"}),
+    Case("resize", [(1, 2, 3, 3)], {"size": (5, 4), "coordinates": "asymmetric", "scale": (2.7, 1.5)}),
+    *[
+        Case("resize", [(2, 3, 4, 3)], {"size": s, "mode": "nearest", "coordinates": c, "rounding": r})
+        for c, r, s in [
+            ("half_pixel", "round_prefer_ceil", (6, 2)),
+            ("asymmetric", "floor", (7, 9)),
+            ("align_corners", "round_prefer_floor", (2, 7)),
+            ("half_pixel", "ceil", (1, 4)),
+        ]
+    ],
+    *[
+        Case("conv2d_transpose", shapes, {"size": size, **more})
+        for shapes, size, more in [
+            ([(2, 3, 4, 5), (1, 1, 3, 5)], (3, 4), {}),
+            ([(2, 3, 4, 5), (3, 2, 3, 5)], (6, 8), {"stride": (2, 2), "padding": (0, 0, 1, 0)}),
+            ([(1, 3, 3, 17), (4, 4, 19, 17)], (6, 6), {"stride": (2, 2), "padding": (1, 1, 1, 1)}),
+            ([(1, 3, 2, 4), (3, 3, 3, 4)], (7, 5), {"dilation": (2, 1), "padding": (0, 0, 0, 0), "stride": (1, 2)}),
+            ([(2, 3, 3, 6), (3, 3, 2, 6)], (6, 6), {"groups": 3, "stride": (2, 2), "padding": (1, 1, 1, 1)}),
+            ([(2, 3, 3, 6), (3, 3, 1, 6)], (5, 5), {"groups": 6, "stride": (2, 2), "padding": (1, 1, 1, 1)}),
+        ]
+    ],
     Case("local_response_norm", [(2, 3, 1, 21)], {"size": 5, "alpha": 0.5, "bias": 1.5}),
     Case("local_response_norm", [(1, 2, 3, 6)], {"size": 9, "alpha": 2.0, "beta": 0.5}),
     *[Case("mul", shapes) for shapes in ([(3, 4, 5, 67), (3, 1, 1, 67)], [(2, 1, 5), (2, 70, 5)])],
@@ -205,6 +228,7 @@ IN_16_BITS = [
     Case("split", [(2, 6, 6, 21)], {"axis": 3, "sizes": (4, 16, 1)}),
     *[Case("channel_shuffle", [(2, 6, 6, 24)], {"groups": g}) for g in (3, 12)],
     Case("upsample", [(2, 6, 6, 21)], {"factor": (2, 2)}),
+    Case("resize", [(2, 6, 6, 21)], {"size": (12, 12)}),
     Case("local_response_norm", [(2, 6, 6, 21)], {"size": 5, "alpha": 0.5}),
 ]
 

@@ -92,6 +92,7 @@ OPERATORS = {
     "pad": ((4, 3, 2), {"before": (0, 1, 0, 2), "after": (0, 2, 1, 0), "value": 1.5}),
     "channel_shuffle": ((3, 2, 42), {"groups": 3}),
     "upsample": ((3, 4, 5), {"factor": (2, 3)}),
+    "resize": ((4, 5, 19), {"size": (7, 3)}),
     "local_response_norm": ((2, 3, 37), {"size": 5, "alpha": 0.5, "beta": 0.75, "bias": 1.5}),
     "reduce_sum": ((4, 5, 6), {"axes": (1, 2)}),
     "reduce_mean": ((4, 5, 6), {"axes": (-1,), "keep_axes": True}),

@@ -19,10 +19,12 @@ from homespun.ops import (
     pooling,
     quantized,
     reduction,
+    resize,
     shape,
     softmax,
     training_convolution,
     training_norm,
+    transposed_convolution,
     update,
 )
 
@@ -30,6 +32,8 @@ FAMILIES = (
     *(activation, channels, convolution, elementwise, linear, normalization, pooling, reduction, shape, softmax),
     # what encoders are made of, beside these
     *(attention, embedding, layer_norm, matmul),
+    # how images become larger
+    *(resize, transposed_convolution),
     # what the compiler puts in place of others for 8-bit weights
     quantized,
     # what it puts in place of others for speed, in inference

@@ -75,6 +75,49 @@ def test_pooling_that_rounds_up(tmp_path: Path) -> None:
     agree(m.model(y), tmp_path, image(2, 3, 7, 7))
 
 
+@QUICK
+@given(
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    pads=st.tuples(*[st.integers(0, 1)] * 4),
+    more=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    rule=st.sampled_from(["NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER"]),
+    group=st.sampled_from([1, 2, 4]),
+    bias=st.booleans(),
+)
+def test_transposed_convolution(tmp_path: Path, kernel: Any, stride: Any, dilation: Any, pads: Any, more: Any,
+                                rule: str, group: int, bias: bool) -> None:  # fmt: skip
+    pads = tuple(min(p, kernel[i % 2] - 1) for i, p in enumerate(pads))
+    more = tuple(min(m, s - 1) for m, s in zip(more, stride, strict=True))
+    where: dict[str, Any] = {"pads": pads, "output_padding": more}
+    if rule != "NOTSET":
+        kernel = tuple(max(k, s) for k, s in zip(kernel, stride, strict=True))
+        where, dilation = {"auto_pad": rule}, (1, 1)
+    m = Made(["N", 4, 5, 6])
+    weights = [m.weight(4, 4 // group, *kernel), *([m.weight(4)] if bias else [])]
+    y = m.op("ConvTranspose", "x", *weights, strides=stride, dilations=dilation, group=group, **where)
+    agree(m.model(y), tmp_path, image(2, 4, 5, 6))
+
+
+@QUICK
+@given(
+    size=st.tuples(st.integers(1, 17), st.integers(1, 17)),
+    scale=st.one_of(st.none(), st.sampled_from([0.5, 2.0, 3.0, 1.5, 0.6, 2.3])),
+    mode=st.sampled_from(["nearest", "linear"]),
+    coordinates=st.sampled_from(["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"]),
+    rounding=st.sampled_from(["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"]),
+)
+def test_resizing(tmp_path: Path, size: Any, scale: float | None, mode: str, coordinates: str, rounding: str) -> None:
+    m = Made(["N", 3, 9, 8], opset=18)
+    given = ["", m.array(np.array([scale, 1.0], np.float32)) if scale else "", "" if scale else m.ints(*size)]
+    how = {"mode": mode, "coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
+    if coordinates == "pytorch_half_pixel":
+        size = tuple(max(2, s) for s in size)
+        given = ["", "", m.ints(*size)]
+    agree(m.model(m.op("Resize", "x", *given, axes=[2, 3], **how)), tmp_path, image(2, 3, 9, 8))
+
+
 # -- one operator, one row ---------------------------------------------------------------------------------------------
 
 Build = Callable[[Made], Any]
@@ -135,6 +178,12 @@ IMAGES: dict[str, Build] = {
     "pad before convolution": lambda m: m.op(
         "Conv", m.op("Pad", "x", m.ints(0, 0, 1, 2, 0, 0, 0, 1)), m.weight(2, 3, 3, 3)
     ),
+    "resize by sizes that begin as the input's": lambda m: m.op(
+        *("Resize", "x", "", ""),
+        m.op("Concat", m.op("Slice", m.op("Shape", "x"), m.ints(0), m.ints(2)), m.ints(18, 12), axis=0),
+        mode="linear",
+    ),
+    "local response norm": lambda m: m.op("LRN", conv(m, 8), size=5, alpha=0.7, beta=0.6, bias=1.5),
     "gather one channel": lambda m: m.op("Gather", conv(m, 6), m.array(np.int64(-2)), axis=1),
     "depth to space": lambda m: m.op("DepthToSpace", conv(m, 8), blocksize=2),
     "depth to space, columns first": lambda m: m.op("DepthToSpace", conv(m, 8), blocksize=2, mode="CRD"),

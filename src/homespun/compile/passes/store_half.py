@@ -32,7 +32,7 @@ _HALF = {
     "train_dropout": (0,),
     "train_attention": (0, 1, 2),
     "layer_norm": (0,),
-    **dict.fromkeys(("max_pool", "average_pool", "channel_shuffle", "local_response_norm", "upsample"), (0,)),
+    **dict.fromkeys(("max_pool", "average_pool", "channel_shuffle", "local_response_norm", "upsample", "resize"), (0,)),
     **dict.fromkeys((*_ACTIVATIONS, "split"), (0,)),
     **dict.fromkeys(_ARITHMETIC, (0, 1)),
     "concat": (),  # all

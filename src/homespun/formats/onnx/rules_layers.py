@@ -186,6 +186,90 @@ def pool(imp: Conversion, node: ForeignNode) -> None:
     imp.set(node.outputs[0], y, CHANNELS_LAST)
 
 
+def conv_transpose(imp: Conversion, node: ForeignNode) -> None:
+    """`ConvTranspose` over images."""
+    weight = imp.constant(node, 1, "weight")
+    if weight.ndim != 4 or len(imp.shape(node.inputs[0])) != 4:
+        raise Unsupported(f"it convolves {weight.ndim - 2} axes; images, with two, can be")
+    x = imp.channels_last(node.inputs[0])
+    stride, dilation = _pair(node, "strides", (1, 1)), _pair(node, "dilations", (1, 1))
+    sides = zip(imp.types[x].shape[1:3], stride, weight.shape[2:], dilation, strict=True)
+    more = node.get("output_padding", [0, 0])
+    reach = [(n - 1) * s + (k - 1) * d + 1 + o for (n, s, k, d), o in zip(sides, more, strict=True)]
+    rule, pads = node.get("auto_pad", "NOTSET"), [int(p) for p in node.get("pads", [0, 0, 0, 0])]
+    wanted = node.attributes.get("output_shape")
+    if wanted is None and rule.startswith("SAME"):
+        wanted = [n * s for n, s in zip(imp.types[x].shape[1:3], stride, strict=True)]
+    if wanted is not None:
+        total = [r - int(w) for r, w in zip(reach, wanted[-2:], strict=True)]
+        lesser = [t // 2 for t in total]
+        before = lesser if rule == "SAME_UPPER" else [t - h for t, h in zip(total, lesser, strict=True)]
+        pads = [*before, *(t - b for t, b in zip(total, before, strict=True))]
+    if len(pads) != 4 or any(not 0 <= p < 2**31 for p in pads):
+        raise Unsupported(f"its pads are {pads}; four numbers that are not negative can be read")
+    y = imp.emit(
+        "conv2d_transpose",
+        [x, imp.layer_weight(node.inputs[1], "weight", weight.transpose(2, 3, 1, 0))],
+        size=(reach[0] - pads[0] - pads[2], reach[1] - pads[1] - pads[3]),
+        stride=stride,
+        dilation=dilation,
+        padding=(pads[0], pads[1], pads[2], pads[3]),
+        groups=node.get("group", 1),
+    )
+    if node.has(2):
+        y = imp.emit("add", [y, imp.layer_weight(node.inputs[2], "bias", imp.constant(node, 2, "bias"))])
+    imp.set(node.outputs[0], y, CHANNELS_LAST)
+
+
+def resize(imp: Conversion, node: ForeignNode) -> None:
+    """`Resize` of images, nearest or linear."""
+    if len(imp.shape(node.inputs[0])) != 4:
+        raise Unsupported("its input is no image")
+    x = imp.channels_last(node.inputs[0])
+    mode, coordinates = node.get("mode", "nearest"), node.get("coordinate_transformation_mode", "half_pixel")
+    rounding, policy = node.get("nearest_mode", "round_prefer_floor"), node.get("keep_aspect_ratio_policy", "stretch")
+    plain = not node.get("antialias", 0) and not node.get("exclude_outside", 0) and policy == "stretch"
+    if mode not in ("nearest", "linear") or not plain:
+        raise Unsupported(f"mode {mode!r} with its settings; 'nearest' and 'linear', which stretch, can be read")
+    by_size = node.has(3)
+    given = imp.constant(node, 3 if by_size else 2, "size").tolist()
+    axes = [int(a) % 4 for a in node.get("axes", list(range(4)))]
+    old = imp.shape(node.inputs[0])
+    found = dict(zip(axes, given, strict=True))
+    for axis in (0, 1):
+        unchanged = (old[axis], imp.declared_batch if axis == 0 else None) if by_size else (1.0,)
+        if axis in found and found[axis] not in unchanged:
+            raise Unsupported("it resizes the batch or the channels")
+    before = old[2:]
+    scale: tuple[float, ...] = (0.0, 0.0)
+    if by_size:
+        size = tuple(int(found.get(i + 2, n)) for i, n in enumerate(before))
+    else:
+        scale = tuple(float(found.get(i + 2, 1.0)) for i in range(2))
+        size = tuple(math.floor(np.float32(n) * np.float32(s)) for n, s in zip(before, scale, strict=True))
+        if all(abs(n * s - m) < 1e-3 for n, s, m in zip(before, scale, size, strict=True)):
+            scale = (0.0, 0.0)  # that of the sizes, which is exact
+    if coordinates == "pytorch_half_pixel":
+        if 1 in size:
+            raise Unsupported("it goes by pytorch_half_pixel to a single pixel")
+        coordinates = "half_pixel"
+    repeats = [m % n == 0 for n, m in zip(before, size, strict=True)]
+    if (mode, coordinates, rounding, scale) == ("nearest", "asymmetric", "floor", (0.0, 0.0)) and all(repeats):
+        y = imp.emit("upsample", [x], factor=tuple(m // n for n, m in zip(before, size, strict=True)))
+    else:
+        how: dict[str, Any] = {"mode": mode, "coordinates": coordinates, "rounding": rounding}
+        y = imp.emit("resize", [x], size=size, scale=scale, **how)
+    imp.set(node.outputs[0], y, CHANNELS_LAST)
+
+
+def response_norm(imp: Conversion, node: ForeignNode) -> None:
+    """`LRN`, over an odd number of channels."""
+    settings: dict[str, Any] = {k: float(node.get(k, v)) for k, v in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))}
+    size = node.get("size", 0)
+    y = imp.emit("local_response_norm", [imp.channels_last(node.inputs[0])], size=int(size), **settings)
+    imp.set(node.outputs[0], y, CHANNELS_LAST)
+
+
 def global_pool(imp: Conversion, node: ForeignNode) -> None:
     """`GlobalAveragePool` and `GlobalMaxPool` over images."""
     if len(imp.shape(node.inputs[0])) != 4:
@@ -242,6 +326,9 @@ def softmax(imp: Conversion, node: ForeignNode) -> None:
 
 RULES = {
     "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "Resize": resize,
+    "LRN": response_norm,
     "Gemm": gemm,
     "MatMul": matmul,
     "BatchNormalization": batch_norm,
