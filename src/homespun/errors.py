@@ -30,7 +30,7 @@ class BudgetError(HomespunError):
 
 
 class TrainingError(HomespunError):
-    """Training can't go on: a loss that is not finite, a label out of range, an unknown parameter name."""
+    """Training can't go on: a loss or gradient that is not finite, a label out of range, an unknown parameter name."""
 
 
 class PausedError(HomespunError):

@@ -35,7 +35,7 @@ def names_of(node: Node) -> dict[str, str]:
 
 def read_by_gradients(trainer: Trainer, targets: tuple[TensorType, ...], batch: int) -> tuple[Graph, set[str]]:
     """The joint graph, its passes for speed left out, and the forward tensors that calls of its backward part read."""
-    state, plan = trainer._state, trainer._programs._plan(targets, 1.0, ())
+    state, plan = trainer._state, trainer._programs._plan(targets, ())
     own = {t.name for t in state.split.trained.with_role("parameter", "state")}
     states = {n: t for n, t in state.store.layout.types.items() if n not in own}
     graph, types, _ = joint_graph(state.split.trained, replace(plan, fuse=False), "gradients", batch, states)

@@ -193,6 +193,23 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
         np.testing.assert_array_equal(runtime.state[name], value, err_msg=name)
 
 
+def test_a_gradient_that_is_not_finite_stops_the_updates_there_as_here(tmp_path: Path) -> None:
+    b = hs.GraphBuilder("steep")
+    x = b.op("sqrt", b.op("relu", b.linear(b.input("x", (6,)), "first", 6, 8)))
+    trainer = Trainer(b.build(b.linear(x, "second", 8, 3)), losses.CrossEntropy(), optim.Adam(0.1), batch=8)
+    trainer.load_parameters({"first.bias": np.zeros(8, np.float32)})
+    before = trainer.parameters()
+    trainer.export_step(tmp_path / "step.onnx")
+    runtime, y = Runtime(tmp_path / "step.onnx"), np.arange(8) % 3
+    runtime.step(x=np.zeros((8, 6), np.float32), target=y.astype(np.int32))
+    with pytest.raises(hs.TrainingError, match="'second"):
+        trainer.step(np.zeros((8, 6), np.float32), y)
+    for name, value in trainer.parameters().items():
+        np.testing.assert_allclose(runtime.state[name], value, atol=1e-6, err_msg=name)
+    changed = {n for n, v in trainer.parameters().items() if not np.array_equal(v, before[n])}
+    assert changed == {"second.bias"}  # the second's weights saw nothing but zeros
+
+
 def test_what_was_trained_there_predicts_there_and_trains_on_here(tmp_path: Path) -> None:
     trainer = Trainer(network(), losses.CrossEntropy(), optim.SGD(0.05), batch=6)
     trainer.export_step(tmp_path / "step.onnx", predictor=tmp_path / "predict.onnx")

@@ -151,34 +151,83 @@ def test_layers_computed_again_one_from_another_are_so_once_more_after_a_pause()
         assert {first, second} <= set(compiled.set_aside(second + 1).repeat)
 
 
-def test_a_checkpoint_in_a_pause_is_that_of_whole_steps_or_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_in_a_pause_is_that_of_whole_steps(tmp_path: Path) -> None:
+    """Until the first update that of the step before; from there on the step is finished first, and the pause lasts."""
     x, y = images()
     length = len(make()._main_program().program)
+    done = make()
+    done.step(x, y)
     outcomes = []
     for at in range(1, length, 7):
         trainer = stopping_at(at)
-        start = {n: v.copy() for n, v in trainer.parameters().items()}
         worker = threading.Thread(target=trainer.step, args=(x, y))
         worker.start()
         wait_until(lambda t=trainer: t._switch._still)  # type: ignore[misc]
         assert trainer.pause(timeout=10)
-        try:
-            trainer.save_checkpoint(tmp_path / "c.hsp")
-        except PausedError:
-            outcomes.append("refused")
-            assert not trainer.settled
-        else:
-            outcomes.append("saved")
-            resumed = Trainer.from_checkpoint(tmp_path / "c.hsp")
-            assert resumed.step_count == 0
-            for name, value in start.items():
-                np.testing.assert_array_equal(resumed.parameters()[name], value)
+        settled = trainer.settled
+        trainer.save_checkpoint(tmp_path / "c.hsp")
+        resumed = Trainer.from_checkpoint(tmp_path / "c.hsp")
+        outcomes.append(resumed.step_count)
+        assert resumed.step_count == (0 if settled else 1)
+        assert_same(resumed, done if resumed.step_count else make())
+        assert trainer.paused
+        assert not any(p.arena.any() for p in trainer._switch._known()) or settled  # given back once more
         trainer.resume()
         worker.join(10)
         assert trainer.step_count == 1
-        trainer.save_checkpoint(tmp_path / "after.hsp")
-    assert outcomes == sorted(outcomes, reverse=True)  # saved until the first update, refused from there on
-    assert set(outcomes) == {"saved", "refused"}
+        assert_same(trainer, done)
+    assert outcomes == sorted(outcomes) and set(outcomes) == {0, 1}
+
+
+def test_a_pause_holds_the_next_step_when_a_checkpoint_has_finished_one(tmp_path: Path) -> None:
+    expected = make()
+    run(expected, 3)
+    trainer = stopping_at(len(make()._main_program().program) - 3)
+    worker = threading.Thread(target=run, args=(trainer, 3))
+    worker.start()
+    wait_until(lambda: trainer._switch._still)
+    assert not trainer.settled
+    trainer.save_checkpoint(tmp_path / "c.hsp")
+    wait_until(lambda: trainer._switch._still)
+    time.sleep(0.1)
+    assert trainer.step_count == 1 and trainer.settled and worker.is_alive()
+    trainer.save_checkpoint(tmp_path / "again.hsp")
+    assert Trainer.from_checkpoint(tmp_path / "again.hsp").step_count == 1
+    trainer.resume()
+    worker.join(10)
+    assert_same(trainer, expected)
+
+
+def test_a_virtual_batch_that_stands_still_is_finished_for_a_checkpoint(tmp_path: Path) -> None:
+    def make_two() -> Trainer:
+        return Trainer(convolutional(), losses.CrossEntropy(), optim.SGD(0.1), batch=8, accumulate=2)
+
+    expected, trainer = make_two(), make_two()
+    expected.step(*images(16))
+    compiled = trainer._programs.prepared("gradients", *([a[:8]] for a in images(16)))[0]
+    compiled.program = Stopping(compiled.program, len(compiled.program) - 1)  # type: ignore[assignment]
+    trainer._switch.requested = True
+    worker = threading.Thread(target=trainer.step, args=images(16))
+    worker.start()
+    wait_until(lambda: trainer._switch._still)
+    trainer.save_checkpoint(tmp_path / "c.hsp")
+    assert_same(Trainer.from_checkpoint(tmp_path / "c.hsp"), expected)
+    trainer.resume()
+    worker.join(10)
+
+
+def test_the_thread_that_must_finish_a_step_is_told_so(tmp_path: Path) -> None:
+    trainer = stopping_at(len(make()._main_program().program) - 1)
+    told: list[str] = []
+
+    def save(trainer: Trainer) -> None:
+        with pytest.raises(PausedError, match="another thread") as error:
+            trainer.save_checkpoint(tmp_path / "c.hsp")
+        told.append(str(error.value))
+        trainer.resume()
+
+    trainer.fit([images()], 1, callbacks=[callbacks.OnPause(save)])
+    assert told and trainer.step_count == 1
 
 
 def test_a_fit_that_is_paused_saves_a_checkpoint(tmp_path: Path) -> None:

@@ -194,6 +194,34 @@ def test_bad_input_is_refused_and_changes_nothing() -> None:
     assert same(t.state(), untroubled.state())
 
 
+@pytest.mark.parametrize("ignored", [[0, 1, 2, 5, 6, 7, 11], list(range(8)), list(range(16))], ids=len)
+def test_labels_that_are_ignored_count_nothing_in_a_virtual_batch_either(ignored: list[int]) -> None:
+    """Micro-batches count what their labels do, as in one large batch; a part may have none at all."""
+    x, y = rows(16)
+    y[ignored] = -100
+    given = {"loss": losses.CrossEntropy(ignore=-100)}
+    whole, parts = trainer(perceptron(), batch=16, **given), trainer(perceptron(), batch=4, accumulate=4, **given)
+    tight = trainer(perceptron(), batch=16, memory_budget="9.6kB", **given)
+    assert "samples at a time" in tight.compromises
+    for _ in range(3):
+        loss = whole.step(x, y).loss
+        assert parts.step(x, y).loss == pytest.approx(loss, abs=1e-6)
+        assert tight.step(x, y).loss == pytest.approx(loss, abs=1e-6)
+    for name, value in whole.parameters().items():
+        np.testing.assert_allclose(parts.parameters()[name], value, atol=1e-6)
+        np.testing.assert_allclose(tight.parameters()[name], value, atol=1e-6)
+    kept = np.delete(np.arange(16), ignored)
+    if len(kept):
+        assert parts.evaluate((x, y))["loss"] == pytest.approx(parts.evaluate((x[kept], y[kept]))["loss"], abs=1e-6)
+
+
+def test_an_auxiliary_loss_counts_as_the_one_it_wraps() -> None:
+    y = [np.array([0, -100, 2, -100])]
+    plain = losses.CrossEntropy(ignore=-100)
+    assert losses.Auxiliary(plain).counted(y) == plain.counted(y) == 2
+    assert losses.CrossEntropy().counted(y) == losses.MSE().counted(y) == 4
+
+
 def test_accumulated_batches_with_a_bad_loss_change_nothing() -> None:
     t = trainer(accumulate=2)
     x, y = images(16)

@@ -146,8 +146,9 @@ void add_square_sum(const Context& context) {
 }
 int64_t norm_workspace(const int64_t*, int threads) { return threads * 64; }
 
-// control = (go, factor): whether updates may happen, and what gradients are multiplied by before. `hyper` (float32):
-// 0 learning rate, 1 and 2 the optimizer's own, 3 one over the loss scale.
+// control = (go, factor, norm, 0, 0): whether updates may happen, what gradients are multiplied by before, their norm
+// together, and what updates account in. `hyper` (float32): 0 learning rate, 1 and 2 the optimizer's own, 3 one over
+// the loss scale, 4 what a micro-batch counts in its step.
 HS_FIELDS(GuardOperands, Buffer, loss, square_sum, hyper, control);
 HS_FIELDS(GuardFloats, float, largest_norm);
 void guard(const Context& context) {
@@ -169,7 +170,7 @@ void guard(const Context& context) {
   }
   control[0] = go ? 1.0f : 0.0f;
   control[1] = static_cast<float>(factor);
-  control[3] = 0.0f;
+  control[3] = control[4] = 0.0f;
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Parameter updates. All read `hyper` (0: learning rate, 1 and 2: what the optimizer works out for each step) and
-// `control` (0: whether to update at all, 1: what the gradient is multiplied by), and treat each value alone. A value
-// whose gradient is not finite stays as it is, and control 3 becomes 1.
+// `control` (0: whether to update at all, 1: what the gradient is multiplied by, 3: how many parameters have been
+// updated, 4: whether a gradient was refused). A gradient is looked at as a whole before it is used: from the first
+// that is not finite on, control 0 is 0, and nothing changes any more.
 #include "train.hpp"
 
 namespace hs::HS_ISA {
@@ -10,6 +11,21 @@ HS_FIELDS(Operands, Buffer, gradient, hyper, control, parameter, first, second);
 HS_FIELDS(Ints, int64_t, count, nesterov, decoupled);
 // rate: multiplies the learning rate (of this parameter's group); clip: largest size of one value of the gradient.
 HS_FIELDS(Floats, float, rate, decay, clip, a, b, epsilon);
+
+// Whether all of a gradient is finite, the same answer for all threads; accounts for it in `control`.
+HS_INLINE bool accepts(const Context& context, const float* gradient, int64_t count, Vec factor, float* control) {
+  Vec nought = zero();  // NaN as soon as a value is not finite
+  over_vectors(count, HS_EACH { nought += Float32::read(gradient + i, lanes) * factor * zero(); });
+  auto* refused = reinterpret_cast<uint32_t*>(&control[4]);
+  if (!(sum_of(nought) == 0.0f)) __atomic_store_n(refused, 0x3f800000u, __ATOMIC_RELAXED);  // 1, maybe by several
+  barrier(context);
+  const bool good = __atomic_load_n(refused, __ATOMIC_RELAXED) == 0u;
+  if (context.thread == 0) {
+    control[0] = good ? 1.0f : 0.0f;
+    control[3] += good ? 1.0f : 0.0f;
+  }
+  return good;
+}
 
 template <class F>
 HS_INLINE void over_parameters(const Context& context, F update) {
@@ -24,26 +40,20 @@ HS_INLINE void over_parameters(const Context& context, F update) {
   float* first = p.first.absent() ? nullptr : static_cast<float*>(p.first) + mine.begin;
   float* second = p.second.absent() ? nullptr : static_cast<float*>(p.second) + mine.begin;
   const Vec factor = broadcast(control[1]), high = broadcast(f.clip), low = broadcast(-f.clip);
-  const Vec rate = broadcast(hyper[0] * f.rate), one = broadcast(1.0f);
-  Vec poisoned = zero();
+  const Vec rate = broadcast(hyper[0] * f.rate);
+  if (!accepts(context, gradient, mine.end - mine.begin, factor, control)) return;
   over_vectors(
       mine.end - mine.begin, HS_EACH {
         Vec w = Float32::read(parameter + i, lanes);
         Vec g = Float32::read(gradient + i, lanes) * factor;
-        const auto finite = g - g == zero();
-        poisoned += select(finite, zero(), one);
         g = min_of(high, max_of(low, g));
-        const Vec old_w = w, old_m = first != nullptr ? Float32::read(first + i, lanes) : zero();
-        const Vec old_v = second != nullptr ? Float32::read(second + i, lanes) : zero();
-        Vec m = old_m, v = old_v;
+        Vec m = first != nullptr ? Float32::read(first + i, lanes) : zero();
+        Vec v = second != nullptr ? Float32::read(second + i, lanes) : zero();
         update(w, g, m, v, rate);
-        Float32::write(parameter + i, lanes, select(finite, w, old_w));
-        if (first != nullptr) Float32::write(first + i, lanes, select(finite, m, old_m));
-        if (second != nullptr) Float32::write(second + i, lanes, select(finite, v, old_v));
+        Float32::write(parameter + i, lanes, w);
+        if (first != nullptr) Float32::write(first + i, lanes, m);
+        if (second != nullptr) Float32::write(second + i, lanes, v);
       });
-  // Several threads may write the same 1.
-  if (sum_of(poisoned) > 0.0f)
-    __atomic_store_n(reinterpret_cast<uint32_t*>(&control[3]), 0x3f800000u, __ATOMIC_RELAXED);
 }
 #define HS_UPDATE [&](Vec& w, Vec& g, Vec& m, Vec& v, Vec rate) __attribute__((always_inline))
 
@@ -142,21 +152,18 @@ void average_parameters(const Context& context) {
       });
 }
 
-// total = before + factor * gradient; `before` absent: zero.
-HS_FIELDS(AccumulateOperands, Buffer, gradient, before, total);
-HS_FIELDS(AccumulateFloats, float, factor);
+// total += share * gradient; the share stands in `hyper`, at 4.
+HS_FIELDS(AccumulateOperands, Buffer, gradient, hyper, total);
 void accumulate_gradient(const Context& context) {
   const auto& p = operands_of<AccumulateOperands>(context);
-  const float factor = floats_of<AccumulateFloats>(context).factor;
+  const Vec share_of_step = broadcast(static_cast<const float*>(p.hyper)[4]);
   const Range mine = share(ints_of<AverageInts>(context).count, 64, context.thread, context.threads);
   const float* gradient = static_cast<const float*>(p.gradient) + mine.begin;
-  const float* before = p.before.absent() ? nullptr : static_cast<const float*>(p.before) + mine.begin;
   float* total = static_cast<float*>(p.total) + mine.begin;
   over_vectors(
       mine.end - mine.begin, HS_EACH {
-        Vec v = Float32::read(gradient + i, lanes) * factor;
-        if (before != nullptr) v += Float32::read(before + i, lanes);
-        Float32::write(total + i, lanes, v);
+        const Vec v = Float32::read(gradient + i, lanes) * share_of_step;
+        Float32::write(total + i, lanes, Float32::read(total + i, lanes) + v);
       });
 }
 
@@ -173,8 +180,8 @@ void add_train_optimizer(KernelTable& table) {
   add("lion", lion);
   add_kernel(table, {"average_parameters", AverageOperands::names, AverageInts::names, AverageFloats::names,
                      average_parameters, nullptr, nullptr, nullptr});
-  add_kernel(table, {"accumulate_gradient", AccumulateOperands::names, AverageInts::names, AccumulateFloats::names,
-                     accumulate_gradient, nullptr, nullptr, nullptr});
+  add_kernel(table, {"accumulate_gradient", AccumulateOperands::names, AverageInts::names, "", accumulate_gradient,
+                     nullptr, nullptr, nullptr});
 }
 
 }  // namespace hs::HS_ISA

@@ -2,7 +2,8 @@
 
 Nodes keep the order in which autodiff wrote them, which frees activations in the reverse order of their making; what
 writes to a parameter or a state moves up to the place where its inputs are ready and nobody reads the old value any
-more, so that a gradient lives for a moment only.
+more, so that a gradient lives for a moment only. Running statistics, which are small, come last: then no gradient that
+is not finite can come after them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from homespun.graph import Graph, Node
 
 def schedule(graph: Graph) -> None:
     """Reorder the nodes of a graph in place."""
-    writes = [n for n in graph.nodes if _written(graph, n)]
+    last = [n for n in graph.nodes if n.op == "update_statistics"]
+    writes = [n for n in graph.nodes if n.op != "update_statistics" and _written(graph, n)]
     others = [n for n in graph.nodes if not _written(graph, n)]
     made = {o: i for i, n in enumerate(others) for o in n.outputs if o}
     read = {name: i for i, n in enumerate(others) for name in n.inputs if name}
@@ -31,6 +33,7 @@ def schedule(graph: Graph) -> None:
     graph.nodes = list(after.get(-1, []))
     for i, node in enumerate(others):
         graph.nodes += [node, *after.get(i, [])]
+    graph.nodes += last
 
 
 def _written(graph: Graph, node: Node) -> list[str]:

@@ -25,7 +25,7 @@ from homespun.compile.schedule import schedule
 from homespun.errors import ShapeError
 from homespun.graph import Array, Graph, Tensor, TensorType, infer
 from homespun.graph.graph import Attribute
-from homespun.ops.update import HYPER
+from homespun.ops.update import CONTROLS, HYPER, UPDATES
 
 Mode = Literal["step", "gradients", "apply"]
 
@@ -36,7 +36,7 @@ COMMON_STATES = {
     HYPERS: TensorType((HYPER,)),
     RANDOM: TensorType((2,), "int64"),
     LOSS: TensorType(()),
-    CONTROL: TensorType((4,)),
+    CONTROL: TensorType((CONTROLS,)),
     SCALE: TensorType(()),
 }
 
@@ -67,7 +67,6 @@ class TrainingPlan:
     targets: Sequence[TensorType]
     updates: Mapping[str, Update]  # by parameter; these are the trainable ones
     largest_norm: float = 0.0  # clip the norm of all gradients together to this; 0: don't
-    gradient_factor: float = 1.0  # mode "gradients": what each batch's gradients count
     fuse: bool = True
     storage: str = "float32"  # of activations and their gradients: also "bfloat16", and "float16" with a scaled loss
     recompute: tuple[str, ...] | None = None  # outputs of layers to compute again; None: where it costs next to nothing
@@ -100,6 +99,11 @@ class TrainingProgram:
     program: _native.Program
     graph: Graph
     inputs: tuple[str, ...]
+
+    @property
+    def updated(self) -> list[str]:
+        """The parameters, in the order in which they are updated."""
+        return [n.inputs[3] for n in self.graph.nodes if n.op in UPDATES]
 
     @cached_property
     def _first_change(self) -> int:
@@ -230,12 +234,12 @@ def joint_graph(
             raise ShapeError(f"the loss has the type {types[loss]}; it must be one float32, shape ()")
 
     build = GraphExtension(graph, types, prefix="update")
-    clips = mode != "gradients" and (plan.largest_norm > 0 or plan.scales_loss)
-    # Else the loss alone decides whether to update, and updates need not wait for the last gradient.
-    control = "" if clips else build.add("guard", [loss, "", HYPERS], "control")
+    waits = mode == "apply" or (mode == "step" and (plan.largest_norm > 0 or plan.scales_loss))
+    # Else the loss decides whether to begin to update, and updates need not wait for the last gradient.
+    control = "" if waits else build.add("guard", [loss, "", HYPERS], "control")
     if loss:
         gradients = differentiate(graph, types, loss, trainable, SCALE if plan.scales_loss else "")
-    if clips:
+    if waits:
         total = ""
         for name in trainable:
             if name in gradients:
@@ -252,7 +256,7 @@ def joint_graph(
     if mode == "gradients":
         totals = _gradient_block(graph, types, trainable)
         for name, gradient in gradients.items():
-            build.write("accumulate_gradient", [gradient, totals[name]], [totals[name]], factor=plan.gradient_factor)
+            build.write("accumulate_gradient", [gradient, HYPERS, totals[name]], [totals[name]])
     else:
         for name, update in plan.updates.items():
             if name in gradients:

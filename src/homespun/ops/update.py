@@ -1,7 +1,8 @@
 """The end of a training step: the guard that decides whether parameters may change, and the updates.
 
 Updates write to parameters and optimizer states. All read `hyper` (float32 (8,): learning rate, two numbers that the
-optimizer works out for the step, one over the loss scale) and `control` (float32 (4,): go, factor, gradient norm).
+optimizer works out for the step, one over the loss scale, what a micro-batch counts) and `control` (float32 (5,): go,
+factor, gradient norm, parameters updated so far, whether a gradient was not finite: then the rest stays as it is).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import Attributes, Cost, Operator
 
-HYPER = 8
+HYPER, CONTROLS = 8, 5
 
 
 def _cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
@@ -50,7 +51,7 @@ def _guard_to_onnx(write: Any, node: Node) -> None:
 GUARD = Operator(
     "guard",
     ("loss?", "square_sum?", "hyper"),
-    lambda a, ins: [TensorType((4,))],
+    lambda a, ins: [TensorType((CONTROLS,))],
     {"largest_norm": 0.0},
     lower=_lower_guard,
     to_onnx=_guard_to_onnx,
@@ -120,16 +121,18 @@ ONNX_HYPER = "hyper"
 
 
 def _update_to_onnx(write: Any, node: Node) -> None:
-    """The kernels' arithmetic, line by line; a step that is not to happen keeps the old values."""
+    """The kernels' arithmetic, line by line; from a gradient that is not finite on, all keeps the old values."""
     a = write.attributes(node)
     gradient, _, control, parameter, first, second = node.inputs
     learning_rate, one, two = write.shared[ONNX_HYPER]
-    _, factor = write.shared[control]
+    go, factor = write.shared[control]
     w, g, decay = write.ours(parameter), write.ours(gradient), float(a["decay"])
     m = write.ours(first) if first else ""
     v = write.ours(second) if second else ""
     g = write("Mul", g, factor) if factor else g
-    finite = write("Not", write("Or", write("IsNaN", g), write("IsInf", g)))
+    nought = write("ReduceSum", write("Mul", g, 0.0), keepdims=0)  # NaN if a value is not finite
+    good = write("Equal", nought, 0.0)
+    write.shared[control] = (write("And", go, good) if go else good, factor)
     if a["clip"] < math.inf:
         g = write("Clip", g, -float(a["clip"]), float(a["clip"]))
     rate = learning_rate if a["rate"] == 1.0 else write("Mul", learning_rate, float(a["rate"]))
@@ -168,7 +171,7 @@ def _update_to_onnx(write: Any, node: Node) -> None:
         m = mix(m, g, float(a["b"]))
     for name, value in ((parameter, w), (first, m), (second, v)):
         if name:
-            write.update(name, value, control, finite)
+            write.update(name, value, control)
 
 
 def _update(name: str) -> Operator:
@@ -203,18 +206,16 @@ AVERAGE_PARAMETERS = Operator(
 
 
 def _lower_accumulate(low: Any, node: Node) -> None:
-    gradient, total = node.inputs
-    operands = {"gradient": gradient, "before": total, "total": total}
-    ints = {"count": low.type(total).size}
-    low.emit("accumulate_gradient", operands, ints, {"factor": float(low.attributes(node)["factor"])})
+    gradient, hyper, total = node.inputs
+    operands = {"gradient": gradient, "hyper": hyper, "total": total}
+    low.emit("accumulate_gradient", operands, {"count": low.type(total).size})
 
 
-#: total += factor * gradient
+#: total += gradient * what its micro-batch counts
 ACCUMULATE_GRADIENT = Operator(
     "accumulate_gradient",
-    ("gradient", "total"),
-    lambda a, ins: [t for t in ins[1:] if t is not None],
-    {"factor": 1.0},
+    ("gradient", "hyper", "total"),
+    lambda a, ins: [t for t in ins[2:] if t is not None],
     lower=_lower_accumulate,
     cost=_cost,
 )

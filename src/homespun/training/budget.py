@@ -6,6 +6,7 @@ gradients that a split batch needs.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,9 +63,15 @@ def choose(programs: Programs, batch: int, budget: int) -> Choice:
             return found
         least = min(least, smallest) if least else smallest
     raise BudgetError(
-        f"memory_budget of {budget / 1e6:.1f} MB is too small: one sample at a time, with every layer computed again, "
-        f"takes {least / 1e6:.1f} MB"
+        f"memory_budget of {_in_words(budget)} is too small: one sample at a time, with every layer computed again, "
+        f"takes {_in_words(least)}"
     )
+
+
+def _in_words(size: int) -> str:
+    """Bytes as a person writes them, rounded up, so that a budget of what is said does do."""
+    unit, name = (1e6, "MB") if size >= 1e6 else (1e3, "kB")
+    return f"{math.ceil(10 * size / unit) / 10:.1f} {name}"
 
 
 def _fit(programs: Programs, micro: int, size: int, budget: int) -> tuple[Choice | None, int]:

@@ -139,20 +139,21 @@ def evaluate(
     wanted = list(metrics)
     for metric in wanted:
         metric.reset()
-    total, count = 0.0, 0
+    total, weight, count = 0.0, 0.0, 0
     plain = data.evaluation_batches(size=trainer.batch) if hasattr(data, "evaluation_batches") else None
     for x, y in batches(data, 0, 0, trainer.batch) if plain is None else plain:
         outputs, targets = listed(predict(*listed(x))), listed(y)
         if not wanted and not metrics and np.issubdtype(targets[0].dtype, np.integer):
             wanted.append(Accuracy())
-        n = outputs[0].shape[0]
-        total += n * losses(outputs, targets)
-        count += n
+        share = trainer.loss.counted(targets)
+        total += share * losses(outputs, targets)
+        weight += share
+        count += outputs[0].shape[0]
         for metric in wanted:
             metric.update(outputs[0], targets[0])
     if count == 0:
         raise OptionError("there is nothing to evaluate on: the data set is empty")
-    values = {"loss": total / count}
+    values = {"loss": total / weight if weight else 0.0}
     for metric in wanted:
         values |= metric.result()
     return values

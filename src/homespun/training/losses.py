@@ -33,6 +33,10 @@ class Loss:
     def check(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> None:
         """Raise `TrainingError` for targets whose values make no sense."""
 
+    def counted(self, targets: Sequence[Array]) -> float:
+        """How much a batch counts among others: what its loss is the mean over, by default its samples."""
+        return float(targets[0].shape[0])
+
 
 #: What `Loss.build` is: (build, outputs, targets) -> the loss's name.
 LossFunction = Callable[[GraphExtension, Sequence[str], Sequence[str]], str]
@@ -100,6 +104,11 @@ class CrossEntropy(Loss):
             if low < 0 or high >= classes:
                 raise TrainingError(f"label {low if low < 0 else high} is out of range: labels are 0 to {classes - 1}")
 
+    def counted(self, targets: Sequence[Array]) -> float:
+        if self.ignore is None or not np.issubdtype(targets[0].dtype, np.integer):
+            return super().counted(targets)
+        return float(np.count_nonzero(targets[0] != self.ignore))
+
 
 class Auxiliary(Loss):
     """A loss of the first output, plus `weight` times the same loss of each further one, all against the same targets:
@@ -123,6 +132,9 @@ class Auxiliary(Loss):
 
     def check(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> None:
         self.loss.check(outputs[:1], targets)
+
+    def counted(self, targets: Sequence[Array]) -> float:
+        return self.loss.counted(targets)
 
 
 class Yolo(Loss):

@@ -54,6 +54,7 @@ class PauseSwitch:
         self._changed = Condition()
         self.requested = False
         self._release = False
+        self._finishing = False  # the step that stood still goes on to its end, the pause after it
         self._held = 0  # readers that need the state as it is
         self._runner: int | None = None  # the thread that is inside a program
         self._still = self._released = False  # it stands still; the arenas are given back
@@ -104,6 +105,25 @@ class PauseSwitch:
         if self._runner != get_ident():
             with self._changed:
                 self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Let the step that stands still go on to its end, where `finished` is called; the pause goes on from there."""
+        with self._changed:
+            if self._still:
+                self._finishing = True
+                self._changed.notify_all()
+
+    def finished(self) -> None:
+        """The thread that trains has come to the end of a step."""
+        if not self._finishing:
+            return
+        with self._changed:
+            self._finishing = False
+            if self.requested:
+                for program in self._known():
+                    program.pause()
+                if self._release:
+                    self._give_back()
 
     @contextmanager
     def held(self) -> Iterator[bool]:
@@ -178,7 +198,7 @@ class PauseSwitch:
         told = False
         with self._changed:
             self._settled = compiled.settled_before(at)
-            while self.requested or self._held:
+            while (self.requested and not self._finishing) or self._held:
                 if self._release and not self._released:
                     kept = kept or compiled.set_aside(at)
                     kept.give_back(compiled.program)
@@ -194,6 +214,9 @@ class PauseSwitch:
                 except INTERRUPTS as interruption:
                     self._interrupt(interruption, self._settled)
             self._still = self._released = False
+            if self._finishing:
+                for program in self._known():
+                    program.resume()
         return kept
 
     def _tell(self) -> None:

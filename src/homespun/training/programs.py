@@ -30,7 +30,7 @@ from homespun.training.pause import PauseSwitch
 
 #: In what activations are stored, by the trainer's `precision`.
 STORAGE = {"float32": "float32", "mixed": "bfloat16", "mixed_float16": "float16"}
-Key = tuple[Mode, int, tuple[TensorType, ...], float]
+Key = tuple[Mode, int, tuple[TensorType, ...]]
 
 
 @dataclass
@@ -49,24 +49,24 @@ class Programs:
     _outputs: dict[int, list[TensorType]] = field(default_factory=dict)  # by batch size
 
     def prepared(
-        self, mode: Mode, features: Sequence[Array], targets: Sequence[Array], share: float
+        self, mode: Mode, features: Sequence[Array], targets: Sequence[Array]
     ) -> tuple[TrainingProgram, list[Array]]:
         """The program for these arrays, and the arrays as it wants them. Raises `ShapeError` or `TrainingError` for
         targets that do not fit the loss."""
         if mode == "apply":
-            return self.program("apply", 1, (), 1.0), []
+            return self.program("apply", 1, ()), []
         batch = features[0].shape[0]
         types, arrays = as_targets(self.loss, self._output_types(batch), targets)
-        program = self.program(mode, batch, tuple(types), share)
+        program = self.program(mode, batch, tuple(types))
         return program, [*(np.ascontiguousarray(f) for f in features), *arrays]
 
-    def program(self, mode: Mode, batch: int, targets: tuple[TensorType, ...], share: float) -> TrainingProgram:
+    def program(self, mode: Mode, batch: int, targets: tuple[TensorType, ...]) -> TrainingProgram:
         """One program, compiled if it is the first of its kind."""
-        key: Key = (mode, batch, targets, share)
+        key: Key = (mode, batch, targets)
         if key not in self.compiled:
             compiled = compile_training(
                 self.state.split.trained,
-                self._plan(targets, share, self.choice.recompute),
+                self._plan(targets, self.choice.recompute),
                 mode,
                 batch,
                 self.state.store.layout,
@@ -86,7 +86,7 @@ class Programs:
         for key, compiled in self.compiled.items():
             if key[:2] == (mode, batch):
                 return compiled
-        return self.program(mode, batch, self._likely_targets(batch), 1.0)
+        return self.program(mode, batch, self._likely_targets(batch))
 
     def memory(self, batch: int) -> MemoryReport:
         """Bytes of the step of a full batch, the frozen part's program not counted."""
@@ -105,7 +105,7 @@ class Programs:
         types, arrays = as_targets(self.loss, self._output_types(batch), targets)
         inspection = Inspection(
             self.state.split.trained,
-            self._plan(tuple(types), 1.0, ()),
+            self._plan(tuple(types), ()),
             batch,
             self.state.store.layout,
             self.state.store.bytes,
@@ -118,26 +118,25 @@ class Programs:
 
     def planned(self, mode: Mode, batch: int, recompute: tuple[str, ...] | None) -> Lowered:
         """A program as it would be."""
-        plan = self._plan(self._likely_targets(batch), 1.0, recompute)
+        plan = self._plan(self._likely_targets(batch), recompute)
         layouts = (self.state.store.layout, self.state.gradient_layout)
         return lower_training(self.state.split.trained, plan, mode, batch, *layouts, self.isa, self.threads)[0]
 
     def candidates(self, mode: Mode, batch: int) -> tuple[str, ...]:
         """Layers that could be computed again in the backward pass, the best bargains first."""
-        plan = self._plan(self._likely_targets(batch), 1.0, ())
+        plan = self._plan(self._likely_targets(batch), ())
         return recompute_candidates(self.state.split.trained, plan, mode, batch, self.state.store.layout)
 
     def plain_plan(self, batch: int) -> TrainingPlan:
         """The plan of a step as operators by themselves: nothing fused, nothing computed twice."""
-        return replace(self._plan(self._likely_targets(batch), 1.0, ()), fuse=False)
+        return replace(self._plan(self._likely_targets(batch), ()), fuse=False)
 
-    def _plan(self, targets: tuple[TensorType, ...], share: float, recompute: tuple[str, ...] | None) -> TrainingPlan:
+    def _plan(self, targets: tuple[TensorType, ...], recompute: tuple[str, ...] | None) -> TrainingPlan:
         return TrainingPlan(
             self.loss,
             targets,
             self.state.updates,
             largest_norm=self.optimizer.clip_norm,
-            gradient_factor=share,
             storage=STORAGE[self.precision],
             recompute=recompute,
         )

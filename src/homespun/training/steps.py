@@ -87,7 +87,7 @@ class Stepping:
 
     def gradients_on_features(self, features: Sequence[Array], y: Arrays) -> dict[str, Array]:
         """Gradients as `compute_gradients` gives them, as views, from what crosses the cut of the frozen part."""
-        with self._lock:
+        with self.undivided():
             parts = self._parts(features, listed(y))
             views = self._gradient_store().views
             while True:
@@ -125,12 +125,12 @@ class Stepping:
                     view[...] = 0
             rate = self.learning_rate
             self._set_hyper(scale=1.0)
-            self._run("apply", (), ())
-            return self._finished(math.nan, rate, {})
+            done = self._run("apply", (), ())
+            return self._finished(done, math.nan, rate, {})
 
     def loss_on_features(self, features: Sequence[Array], y: Arrays) -> float:
         """Mean loss in training mode, without learning, from what crosses the cut of the frozen part."""
-        with self._lock:
+        with self.undivided():
             parts = self._parts(features, listed(y))
             self._set_hyper()
             loss, before = self._accumulate(parts)
@@ -151,15 +151,17 @@ class Stepping:
     def standing_still(self) -> Iterator[None]:
         """No step runs inside the block: what is read there belongs together.
 
-        Waits for the end of a step that runs. While the trainer is paused it takes the state as it stands; raises
-        `PausedError` if parameters or statistics have begun to change in the step that stands still.
+        Waits for the end of a step that runs. While the trainer is paused it takes the state as it stands; if the step
+        that stands still has begun to change it, that step is finished first, and the pause goes on after it. Raises
+        `PausedError` where only the caller itself could finish the step.
         """
         while not self._lock.acquire(timeout=0.01):
             with self._switch.held() as held:
-                if held:
-                    self._check_settled()
+                if held and self.settled:
                     yield
                     return
+            if held:
+                self._switch.finish()
         try:
             self._check_settled()
             yield
@@ -176,14 +178,16 @@ class Stepping:
                 yield
             finally:
                 self._divisions -= 1
+                if self._divisions == 0:
+                    self._switch.finished()
             if self._divisions == 0:
                 self._switch.raise_interruption()
 
     def _check_settled(self) -> None:
         if not self.settled:
             raise PausedError(
-                f"step {self.step_count + 1} stands still half done: its parameters belong to no step. Resume, and "
-                "save when it has ended; `CheckpointSaver` does so every few steps"
+                f"step {self.step_count + 1} stands still half done, and it is this thread that must finish it: save "
+                "from another thread, which finishes it first, or when it has ended"
             )
 
     @property
@@ -207,43 +211,48 @@ class Stepping:
         rate = self.learning_rate
         self._set_hyper()
         before: Mapping[str, Array] = {}
+        done: TrainingProgram | None = None
         if len(parts) == 1 and not self._programs.choice.micro_batch:
             self._store[RANDOM][1] = self.step_count
-            self._run("step", *parts[0])
+            done = self._run("step", *parts[0])
             loss = float(self._store[LOSS])
         else:
             loss, before = self._accumulate(parts)
             if math.isfinite(loss):
-                self._run("apply", (), ())
-        if not math.isfinite(loss):
+                done = self._run("apply", (), ())
+        if done is None or not math.isfinite(loss):
             self._store.fill(before)
             raise TrainingError(
                 f"step {self.step_count + 1}: the loss is {loss}; nothing was updated. Look at the data, lower the "
                 f"learning rate ({self.learning_rate:g}), or ask `diagnose(x, y)` where it begins"
             )
-        return self._finished(loss, rate, before)
+        return self._finished(done, loss, rate, before)
 
-    def _finished(self, loss: float, rate: float, before: Mapping[str, Array]) -> StepResult:
+    def _finished(self, done: TrainingProgram, loss: float, rate: float, before: Mapping[str, Array]) -> StepResult:
         """Account for an update that was tried: it counts, unless a gradient was not finite."""
-        updated, _, norm, poisoned = (float(v) for v in self._store[CONTROL])
-        if not updated:
+        good, norm, count = (float(self._store[CONTROL][i]) for i in (0, 2, 3))
+        if not good:
             self._store.fill(before)
             if self.loss_scale is None:
-                raise TrainingError(
-                    f"step {self.step_count + 1}: the gradients are not finite; nothing was updated. Lower the "
-                    f"learning rate ({self.learning_rate:g}), or ask `diagnose(x, y)`"
-                )
+                raise TrainingError(f"step {self.step_count + 1}: {self._refused(done, int(count))}")
             self.loss_scale.overflowed()
             return StepResult(loss, rate, self.step_count, skipped=True)
         if self.loss_scale is not None:
             self.loss_scale.kept()
         self.step_count += 1
-        if poisoned:
-            raise TrainingError(
-                f"step {self.step_count}: some gradients are not finite. Those values stay as they were, all others "
-                "were updated; ask `diagnose(x, y)` where it begins. With clip_norm= nothing would have been"
-            )
         return StepResult(loss, rate, self.step_count, gradient_norm=norm if self.optimizer.clip_norm > 0 else None)
+
+    def _refused(self, done: TrainingProgram, updated: int) -> str:
+        """What a step that met a gradient that is not finite says; `updated` parameters had been changed before it."""
+        advice = f"Lower the learning rate ({self.learning_rate:g}), or ask `diagnose(x, y)` where it begins"
+        if not updated:
+            return f"the gradients are not finite; nothing was updated. {advice}"
+        names = done.updated
+        return (
+            f"the gradient of {names[updated]!r} is not finite. It and all that follow stay as they were, as do the "
+            f"statistics, but {updated} of {len(names)} parameters, {names[0]!r} to {names[updated - 1]!r}, had been "
+            f"updated: restore a checkpoint. {advice}; with clip_norm=math.inf all gradients are looked at first"
+        )
 
     def _gradient_store(self) -> Store:
         if self._gradients is None:
@@ -274,10 +283,10 @@ class Stepping:
 
     def _accumulate(self, parts: Sequence[Part]) -> tuple[float, dict[str, Array]]:
         """Gradients of the mean over all parts into the gradient block: (mean loss, the statistics before)."""
-        count = sum(f[0].shape[0] for f, _ in parts)
-        shares = [f[0].shape[0] / count for f, _ in parts]
         # All are prepared before one runs: a bad label in the last part leaves the statistics alone.
-        runs = [self._prepared("gradients", *part, share) for part, share in zip(parts, shares, strict=True)]
+        runs = [self._prepared("gradients", *part) for part in parts]
+        weights = [self.loss.counted(targets) for _, targets in parts]
+        shares = [w / (sum(weights) or 1.0) for w in weights]
         for view in self._gradient_store().views.values():
             view[...] = 0
         total = 0.0
@@ -285,6 +294,7 @@ class Stepping:
         try:
             for i, (run, share) in enumerate(zip(runs, shares, strict=True)):
                 self._store[RANDOM][1] = self.step_count + (i << 40)
+                self._store[HYPERS][4] = share
                 self._switch.run(*run)
                 self._switch.raise_interruption()
                 self._amid_parts = True
@@ -298,13 +308,15 @@ class Stepping:
             self._amid_parts = False
         return total, before
 
-    def _run(self, mode: Mode, features: Sequence[Array], targets: Sequence[Array]) -> None:
-        self._switch.run(*self._prepared(mode, features, targets, 1.0))
+    def _run(self, mode: Mode, features: Sequence[Array], targets: Sequence[Array]) -> TrainingProgram:
+        compiled, arrays = self._prepared(mode, features, targets)
+        self._switch.run(compiled, arrays)
+        return compiled
 
     def _prepared(
-        self, mode: Mode, features: Sequence[Array], targets: Sequence[Array], share: float
+        self, mode: Mode, features: Sequence[Array], targets: Sequence[Array]
     ) -> tuple[TrainingProgram, list[Array]]:
-        compiled, arrays = self._programs.prepared(mode, features, targets, share)
+        compiled, arrays = self._programs.prepared(mode, features, targets)
         if mode != "step":
             arrays.append(self._gradient_store().bytes)
         return compiled, arrays

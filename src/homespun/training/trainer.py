@@ -93,8 +93,9 @@ class Trainer(Stepping):
     def step(self, x: Arrays, y: Arrays) -> StepResult:
         """Learn from N samples, N at most `batch * accumulate`: x (N, ...) float32 and y as the loss wants it.
 
-        Raises `ShapeError` for other shapes, `TrainingError` for targets out of range or a loss that is not finite; the
-        trainer's state is then as before.
+        Raises `ShapeError` for other shapes, `TrainingError` for targets out of range, a loss or a gradient that is not
+        finite; the trainer's state is then as before, but where the message says that parameters had been updated
+        before the gradient was met (docs/memory.md, "When gradients die").
         """
         return self.step_on_features(self.features(x), y)
 

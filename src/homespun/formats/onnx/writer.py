@@ -140,12 +140,9 @@ class OnnxWriter:
         """Say which tensor of the ONNX graph one of ours is, in our order of axes or channels first."""
         (self._first if first else self._ours)[name] = onnx_name
 
-    def update(self, name: str, value: str, control: str, only: str = "") -> None:
-        """Say what a parameter or state becomes, unless the step is found bad, and where `only` holds."""
+    def update(self, name: str, value: str, control: str) -> None:
+        """Say what a parameter or state becomes, unless the step has been found bad."""
         go = self.shared[control][0]
-        if go and only:
-            go = self("And", go, only)
-        go = go or only
         self.next[name] = self("Where", go, value, self.ours(name)) if go else value
 
     def filled(self, shape: Sequence[int], value: float) -> str:
