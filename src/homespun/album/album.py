@@ -9,6 +9,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,15 +18,17 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from homespun.album import corrections, doubts, export, topics
+from homespun.album import corrections, doubts, export, knowledge, topics
 from homespun.album import search as searching
 from homespun.album.corrections import Label
+from homespun.album.doubts import Question
 from homespun.album.errors import LibraryBusyError, LibraryError, PhotoError, SearchError, TopicError
 from homespun.album.imaging.reasons import NOT_PHOTOS
 from homespun.album.model import (
     Answer,
     Change,
     Doubt,
+    Learnt,
     Month,
     Neighbours,
     Order,
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_SORTINGS = 2.0
 THUMBNAIL_SIDE = 480
 SUGGESTIONS = 8
+QUESTIONS_COUNTED = 200
 
 
 class Embedder(Protocol):
@@ -88,7 +92,7 @@ class Album:
             raise
         self._pictures = Pictures(self._store)
         self._indexing = threading.Lock()
-        self._questions: tuple[Standing | None, int, list[doubts.Question]] = (None, 0, [])
+        self._questions: tuple[Standing | None, int, list[Question]] = (None, 0, [])
 
     @property
     def data_dir(self) -> Path:
@@ -405,7 +409,7 @@ class Album:
             corrections.set_undone(connection, chosen, True)
             return chosen
 
-        return self._sorting.apply(record)
+        return self._sorting.apply(record, new=False)
 
     def redo(self, change_id: int) -> Change:
         """Put back a change that was undone, at its old place among the others. Raises `ChangeError`."""
@@ -414,12 +418,20 @@ class Album:
             corrections.set_undone(connection, change_id, False)
             return change_id
 
-        return self._sorting.apply(record)
+        return self._sorting.apply(record, new=False)
 
     def changes(self, limit: int = 50) -> list[Change]:
-        """What was changed, newest first, undone ones included (without `moved`)."""
+        """What was changed, newest first, undone ones included."""
         with self._store.reader() as connection:
             return corrections.read_changes(connection, limit)
+
+    # What was learnt
+
+    def learnt(self) -> Learnt:
+        """How often the album was right before people spoke, how well it knows each topic, and what would help most."""
+        with self._sorted() as (standing, connection):
+            waiting = Counter(question.topic for question in self._asked(connection, standing, QUESTIONS_COUNTED))
+            return knowledge.read_learnt(connection, standing, waiting)
 
     # Doubts
 
@@ -429,17 +441,20 @@ class Album:
         What was answered or skipped is never asked again (but for an answer that was undone).
         """
         with self._sorted() as (standing, connection):
-            # Every change, a skipped question too, makes a new standing: until then the questions stay what they are.
-            asked_of, most, questions = self._questions
-            if asked_of is not standing or most < limit:
-                questions = doubts.questions(connection, standing, self._sorting.board().photos, limit)
-                self._questions = (standing, limit, questions)
-            questions = questions[:limit]
+            questions = self._asked(connection, standing, limit)
             photos = searching.read_photos(connection, [q.photo_id for q in questions], standing)
         return [
             Doubt(photo=photo, topic=q.topic, confidence=q.confidence, present=q.present, reason=q.reason)
             for photo, q in zip(photos, questions, strict=True)
         ]
+
+    def _asked(self, connection: sqlite3.Connection, standing: Standing, limit: int) -> list[Question]:
+        """The first questions about how all stands; every change, a skipped question too, makes a new standing."""
+        asked_of, most, questions = self._questions
+        if asked_of is not standing or most < limit:
+            questions = doubts.questions(connection, standing, self._sorting.board().photos, limit)
+            self._questions = (standing, limit, questions)
+        return questions[:limit]
 
     def answer_doubt(self, photo_id: int, topic: str, answer: Answer) -> Change:
         """Answer a question: the photo is in the topic ("yes"), is not ("no"), or don't ask again ("skip").

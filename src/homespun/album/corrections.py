@@ -9,12 +9,17 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 from homespun.album.errors import ChangeError, TopicError
-from homespun.album.model import Change
+from homespun.album.model import Change, Moved, Reason
+from homespun.album.standing import Standing
 from homespun.album.store import now
 from homespun.album.topics import TopicRow, find_topic, follow_log
+
+# Moves that stay in the log with a change, for the pages that show it later.
+MOVES_KEPT = 24
 
 
 class Label(NamedTuple):
@@ -99,6 +104,24 @@ def last_change(connection: sqlite3.Connection) -> int:
     return int(row[0])
 
 
+def note_beliefs(connection: sqlite3.Connection, change_id: int, standing: Standing) -> None:
+    """Keep with what a new change said how sure the album was of it: `standing` is how things stood before."""
+    noted = []
+    for label in labels_of_change(connection, change_id):
+        row, column = standing.row(label.photo_id), standing.column(label.topic_id)
+        if row is not None and column is not None and standing.scored[row] and not standing.said[row, column]:
+            noted.append((float(standing.confidences[row, column]), label.photo_id, label.topic_id, change_id))
+    connection.executemany(
+        "UPDATE change_label SET believed = ? WHERE photo_id = ? AND topic_id = ? AND change_id = ?", noted
+    )
+
+
+def note_moves(connection: sqlite3.Connection, change_id: int, moves: Sequence[Moved], total: int) -> None:
+    """Keep with a change the first of the photos that it moved, and how many moved in all."""
+    kept = json.dumps([asdict(move) for move in moves[:MOVES_KEPT]], ensure_ascii=False)
+    connection.execute("UPDATE change SET moved = ?, moves = ? WHERE id = ?", (total, kept, change_id))
+
+
 def labels_of_change(connection: sqlite3.Connection, change_id: int) -> list[Label]:
     """What a change said, whether it holds or not."""
     query = "SELECT photo_id, topic_id, value FROM change_label WHERE change_id = ? ORDER BY photo_id, topic_id"
@@ -106,7 +129,7 @@ def labels_of_change(connection: sqlite3.Connection, change_id: int) -> list[Lab
 
 
 def read_change(connection: sqlite3.Connection, change_id: int) -> Change:
-    """A change as the log has it (without `moved`)."""
+    """A change as the log has it."""
     (change,) = _read(connection, "WHERE change.id = ?", (change_id,))
     return change
 
@@ -118,11 +141,11 @@ def read_changes(connection: sqlite3.Connection, limit: int) -> list[Change]:
 
 def _read(connection: sqlite3.Connection, condition: str, values: tuple[int, ...]) -> list[Change]:
     query = f"""
-        SELECT change.id, kind, details, moved, made_at, undone_at, topic.key
+        SELECT change.id, kind, details, moved, moves, made_at, undone_at, topic.key
         FROM change LEFT JOIN topic ON topic.id = change.topic_id {condition}
     """
     changes = []
-    for change_id, kind, details, moved, made_at, undone_at, key in connection.execute(query, values).fetchall():
+    for change_id, kind, details, moved, moves, made_at, undone_at, key in connection.execute(query, values).fetchall():
         labels = labels_of_change(connection, change_id)
         keys = dict(connection.execute("SELECT id, key FROM topic").fetchall()) if labels else {}
         topics = {keys[label.topic_id] for label in labels} | ({key} if key else set())
@@ -134,11 +157,17 @@ def _read(connection: sqlite3.Connection, condition: str, values: tuple[int, ...
                 topics=sorted(topics),
                 made_at=made_at,
                 undone=undone_at is not None,
+                moved=[_read_move(move) for move in json.loads(moves)],
                 moved_total=moved,
                 details=json.loads(details),
             )
         )
     return changes
+
+
+def _read_move(stored: dict[str, Any]) -> Moved:
+    because = stored.pop("because")
+    return Moved(**stored, because=Reason(**because) if because else None)
 
 
 def _follow(connection: sqlite3.Connection, change_id: int) -> None:

@@ -159,7 +159,15 @@ CREATE TABLE membership (
 );
 """
 
-STEPS: tuple[str, ...] = (FIRST_SCHEMA, MEMBERSHIP_AS_BITS)
+BELIEFS_AND_MOVES = """
+-- How sure the album was that the photo is in the topic, just before a person spoke: each answer is a test of it.
+-- NULL where it had no belief of its own: of a new topic, of a photo that it had not seen or a person had spoken of.
+ALTER TABLE change_label ADD COLUMN believed REAL;
+-- The most certain of the photos that moved because of a change, and the example that speaks for each (JSON).
+ALTER TABLE change ADD COLUMN moves TEXT NOT NULL DEFAULT '[]';
+"""
+
+STEPS: tuple[str, ...] = (FIRST_SCHEMA, MEMBERSHIP_AS_BITS, BELIEFS_AND_MOVES)
 
 
 def schema_version(connection: sqlite3.Connection) -> int:

@@ -8,6 +8,7 @@ from typing import Literal
 Source = Literal["human", "automatic"]
 PhotoStatus = Literal["ok", "vanished"]
 Answer = Literal["yes", "no", "skip"]
+Need = Literal["photos", "answers", "nothing"]
 Order = Literal["date", "date-ascending", "confidence", "doubt"]
 
 
@@ -92,21 +93,35 @@ class Neighbours:
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """The example that speaks most for a move: the nearest photo of which a person said that it is in `topic`, or
+    (`said` false) that it is not. With `taken_back` a person no longer says so.
+    """
+
+    photo_id: int
+    topic: str
+    said: bool
+    taken_back: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Moved:
-    """A photo that entered or left a topic because of a change; `confidence` is the new one."""
+    """A photo that entered or left a topic because of a change, and why; `confidence` is the new one."""
 
     photo_id: int
     topic: str
     before: bool
     after: bool
     confidence: float
+    because: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """What a person changed, and what else moved because of it.
 
-    `moved` holds the most certain moves, `moved_total` counts all; both leave out what was said itself.
+    `moved` holds the most certain moves (fewer once it is read from the log), `moved_total` counts all; both leave out
+    what was said itself. Of a change that was undone they tell what the undoing moved.
     `kind` is one of "label", "answer", "add-topic", "rename-topic", "hide-topic", "remove-topic", "edited".
     """
 
@@ -134,6 +149,55 @@ class Doubt:
     confidence: float
     present: bool
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A run of photos that a person spoke of, between two moments, and of how many the album had believed the same."""
+
+    first: str
+    last: str
+    answers: int
+    right: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicKnowledge:
+    """How well a topic is known.
+
+    Of the photos that the album put there itself, `sure` is the share that is probably right by calibrated confidence
+    (None where there are none, or for a family's topic of so few examples that confidence is too high), and `wrong` the
+    number that is probably not. `examples` are photos that people put there; `tested` those that they spoke of after
+    the album had a belief of its own, which was `right` so often. `questions` wait about it. What would help most is
+    `needed` more of `need`: photos that show the topic, or answers to questions.
+    """
+
+    topic: Topic
+    sure: float | None
+    wrong: float
+    examples: int
+    tested: int
+    right: int
+    questions: int
+    need: Need
+    needed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What the album has learnt from its family.
+
+    Each photo that a person spoke of tests what the album believed just before: of `answers` it was `right`, and
+    `curve` tells that over time, oldest first. `labels` is all that people said that holds. `topics` are the shown
+    ones, best known first, and `helpful` the keys of those that help would do most for, most first.
+    """
+
+    answers: int
+    right: int
+    labels: int
+    curve: list[Stretch]
+    topics: list[TopicKnowledge]
+    helpful: list[str]
 
 
 @dataclass(frozen=True, slots=True)

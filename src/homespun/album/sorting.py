@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from homespun.album import corrections, scoring, topics
+from homespun.album import corrections, explaining, scoring, topics
 from homespun.album.errors import LibraryError
 from homespun.album.learnt import FamilyLearner
 from homespun.album.model import Change, Topic
@@ -88,20 +88,26 @@ class Sorting:
         with self._changing:
             self._loaded().photos.flush()
 
-    def apply(self, record: Callable[[sqlite3.Connection], int]) -> Change:
-        """Write a change (`record` does, and returns its id) and sort the library anew: all of it, or nothing."""
+    def apply(self, record: Callable[[sqlite3.Connection], int], *, new: bool = True) -> Change:
+        """Write a change (`record` does, and returns its id) and sort the library anew: all of it, or nothing.
+
+        Not `new` is one that was in the log before, and is undone or put back.
+        """
         began = time.perf_counter()
         with self._changing:
             board = self._loaded()
             try:
                 with self._store.transaction(durable=True) as connection:
                     change_id = record(connection)
+                    if new:
+                        corrections.note_beliefs(connection, change_id, board.standing)
                     step = board.compute(connection)
                     scoring.write(connection, step)
-                    said = {label[:2] for label in corrections.labels_of_change(connection, change_id)}
-                    moved, total = scoring.moved(step, said)
-                    connection.execute("UPDATE change SET moved = ? WHERE id = ?", (total, change_id))
+                    said = corrections.labels_of_change(connection, change_id)
+                    moved, total = scoring.moved(step, {label[:2] for label in said})
                     change = corrections.read_change(connection, change_id)
+                    moved = explaining.explain(step.after, moved, said if change.undone else (), board.photos)
+                    corrections.note_moves(connection, change_id, moved, total)
             except BaseException:
                 board.revert()
                 raise

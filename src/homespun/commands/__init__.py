@@ -19,6 +19,7 @@ def build_app() -> typer.Typer:
         corrections,
         evaluate,
         indexing,
+        learn,
         model,
         model_check,
         photos,
@@ -41,7 +42,7 @@ def build_app() -> typer.Typer:
     album_group = new_group(
         "A family's photos, sorted into topics. Nothing leaves this machine, and originals are never changed."
     )
-    for module in (indexing, serving, photos, corrections, topics, evaluate):
+    for module in (indexing, serving, photos, corrections, topics, learn, evaluate):
         module.add_to(album_group)
     root.add_typer(album_group, name="album")
     train.add_to(root)

@@ -14,7 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from homespun.album import Album
-    from homespun.album.model import Change, Photo, PhotoTopic
+    from homespun.album.model import Change, Moved, Photo, PhotoTopic
 
 # Moves that a person is told one by one; --json has more of them.
 MOVES_SHOWN = 10
@@ -94,9 +94,19 @@ def print_change(change: Change, done: str) -> None:
     say(f"{plural(change.moved_total, 'move')} followed, in {change.seconds * 1000:.0f} ms:")
     for move in change.moved[:MOVES_SHOWN]:
         way = "into" if move.after else "out of"
-        say(f"  photo {move.photo_id} {way} {move.topic} ({move.confidence:.0%} sure)")
+        say(f"  photo {move.photo_id} {way} {move.topic} ({move.confidence:.0%} sure){_why(move)}")
     if change.moved_total > MOVES_SHOWN:
         say(f"  ... and {change.moved_total - MOVES_SHOWN:,} more")
+
+
+def _why(move: Moved) -> str:
+    """The example that speaks for a move: ", like photo 3, said to be wedding"."""
+    because = move.because
+    if because is None:
+        return ""
+    said = "no longer said" if because.taken_back else "said"
+    which = "itself" if because.photo_id == move.photo_id else f"like photo {because.photo_id}"
+    return f", {which}, {said} {'' if because.said else 'not '}to be {because.topic}"
 
 
 def file_of(photo: Photo) -> str:

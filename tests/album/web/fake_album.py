@@ -17,6 +17,7 @@ from homespun.album.errors import ChangeError, PhotoError, SearchError, TopicErr
 from homespun.album.model import (
     Change,
     Doubt,
+    Learnt,
     Month,
     Moved,
     Neighbours,
@@ -25,8 +26,11 @@ from homespun.album.model import (
     PhotoTopic,
     Place,
     Problem,
+    Reason,
     Status,
+    Stretch,
     Topic,
+    TopicKnowledge,
 )
 
 NAMES = {"food": ("Food", "美食"), "cats": ("Cats", "猫"), "space": ("Space", "太空")}
@@ -160,6 +164,14 @@ class FakeAlbum:
     def changes(self, limit: int = 50) -> list[Change]:
         return self.log[::-1][:limit]
 
+    def learnt(self) -> Learnt:
+        known = [
+            TopicKnowledge(topic, 0.9 if topic.photos else None, 0.1 * topic.photos, 2, 4, 3, 1, "photos", 3)
+            for topic in self.topics()
+        ]
+        curve = [Stretch("2024-05-01T12:00:00+00:00", "2024-05-02T12:00:00+00:00", 5, right) for right in (2, 3, 5)]
+        return Learnt(answers=15, right=10, labels=21, curve=curve, topics=known, helpful=["cats"])
+
     def roots(self) -> list[Path]:
         return [Path("/pictures")]
 
@@ -218,7 +230,8 @@ class FakeAlbum:
         for key in self.members if none else negative:
             self.members[self.topic(key).key].difference_update(photo_ids)
         others = [i for i in self.records if i not in photo_ids][:1] if positive else []
-        moved = [Moved(i, positive[0], False, True, 0.8) for i in others]
+        because = Reason(photo_ids[0], positive[0], True, False) if positive else None
+        moved = [Moved(i, positive[0], False, True, 0.8, because) for i in others]
         return self._log("label", photo_ids, [*positive, *negative], moved, {"none": True} if none else {})
 
     def answer_doubt(self, photo_id: int, topic: str, answer: str) -> Change:

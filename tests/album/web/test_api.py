@@ -32,7 +32,14 @@ def test_a_correction_tells_what_moved_and_can_be_undone_in_any_order(client: Te
     first = client.post("/api/v1/corrections", json={"photo_ids": [120, 121], "positive": ["cats"]}).json()
     second = client.post("/api/v1/corrections", json={"photo_ids": [3], "none": True}).json()
     assert first["moved_total"] == 1
-    assert first["moved"][0] == {"photo_id": 1, "topic": "cats", "before": False, "after": True, "confidence": 0.8}
+    assert first["moved"][0] == {
+        "photo_id": 1,
+        "topic": "cats",
+        "before": False,
+        "after": True,
+        "confidence": 0.8,
+        "because": {"photo_id": 120, "topic": "cats", "said": True, "taken_back": False},
+    }
     assert album.members["cats"] == {4, 120, 121}
     assert client.post(f"/api/v1/changes/{first['id']}/undo", json={}).json()["undone"] is True
     assert client.post(f"/api/v1/changes/{first['id']}/undo", json={}).status_code == 409

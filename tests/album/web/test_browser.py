@@ -88,7 +88,7 @@ def test_right_stays_in_its_line(open_page: OpenPage, address: str) -> None:
 def test_every_link_and_button_of_the_pages_can_be_reached(open_page: OpenPage, address: str) -> None:
     """From the page's beginning, by arrows alone; a search over all moves."""
     page = open_page("about:blank")
-    for path in ("/topics/cats", "/doubts", "/topics", "/search?text=photo-15", "/status", "/problems"):
+    for path in ("/topics/cats", "/doubts", "/topics", "/learnt", "/search?text=photo-15", "/status", "/problems"):
         page.goto(address + path)
         assert page.evaluate(REACH_ALL) == [], path
 

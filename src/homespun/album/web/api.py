@@ -18,6 +18,7 @@ from homespun.album.model import (
     Answer,
     Change,
     Doubt,
+    Learnt,
     Month,
     Neighbours,
     Order,
@@ -253,6 +254,10 @@ def api_router(album: Album, indexing: Indexing) -> APIRouter:
     )
     def redo(change_id: Identifier) -> Change:
         return album.redo(change_id)
+
+    @router.get("/learnt", tags=["corrections"], summary="What the album has learnt, and what would help most")
+    def learnt() -> Learnt:
+        return album.learnt()
 
     @router.get("/doubts", tags=["doubts"], summary="Photos that the album would like to ask about")
     def doubts(limit: Annotated[int, Query(ge=1, le=100)] = 20) -> list[Doubt]:

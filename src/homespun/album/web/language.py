@@ -57,6 +57,10 @@ class Speech:
     def number(self, value: int) -> str:
         return f"{value:,}"
 
+    def share(self, share: float) -> str:
+        """A share that was counted."""
+        return f"{round(100 * share)}%"
+
     def percent(self, share: float) -> str:
         """A confidence as whole percent; never 0 or 100, which would claim certainty."""
         return f"{min(99, max(1, round(share * 100)))}%"

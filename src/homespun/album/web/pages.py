@@ -18,6 +18,7 @@ from homespun.album.model import Order, Photo, Topic
 from homespun.album.search import UNSORTED
 from homespun.album.web.api import Identifier, Key, existing_topic
 from homespun.album.web.language import Language, Speech
+from homespun.album.web.learnt_page import learnt_context
 from homespun.album.web.presentation import Presenter, thumbnail_url, topic_path
 from homespun.album.web.query import PAGE_SIZE, OffsetFromUrl, PhotoQuery, QueryFromUrl
 from homespun.album.web.rendering import Renderer
@@ -26,6 +27,8 @@ from homespun.album.web.visitor import request_speech
 ROW_LENGTH = 12
 DOUBTS_AT_ONCE = 20
 CHANGES_SHOWN = 100
+LAST_CHANGES = 4
+MOVES_SHOWN = 6
 PICTURES_PER_CHANGE = 4
 PROBLEMS_SHOWN = 500
 # The picture on top of the home page: an old thumbnail drawn across a TV would be all squares.
@@ -257,6 +260,20 @@ def pages_router(
             for change in album.changes(CHANGES_SHOWN)
         ]
         return render(request, t, "history.html", here="history", changes=changes)
+
+    @router.get("/learnt")
+    def learnt(request: Request) -> Response:
+        t = speech(request)
+        present = Presenter(t)
+        names = {topic.key: present.topic_name(topic) for topic in album.topics(include_hidden=True)}
+        changes: list[dict[str, Any]] = []
+        for change in album.changes(LAST_CHANGES):
+            moves = [present.move(move, names) for move in change.moved[:MOVES_SHOWN]]
+            pictures = _existing(album, change.photos[:PICTURES_PER_CHANGE])
+            changes.append({**present.change(change, names, pictures), "moves": moves})
+        explained = any(move["example"] for change in changes for move in change["moves"])
+        shown = learnt_context(present, album.learnt())
+        return render(request, t, "learnt.html", here="learnt", changes=changes, explained=explained, **shown)
 
     @router.get("/problems")
     def problems(request: Request) -> Response:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
-from homespun.album.model import Change, Doubt, Photo, PhotoTopic, Problem, Topic
+from homespun.album.model import Change, Doubt, Moved, Photo, PhotoTopic, Problem, Topic
 from homespun.album.web.language import Speech
 from homespun.album.web.query import PhotoQuery
 
@@ -75,7 +75,7 @@ class Presenter:
             "name": self.topic_name(topic),
             "source": topic.source,
             "sure": self.t("photo.you_said") if share is None else self.t("photo.sure", share=self.t.percent(share)),
-            "share": None if share is None else SHARE_STEP * max(1, min(20, round(100 * share / SHARE_STEP))),
+            "share": None if share is None else in_steps(share),
         }
 
     def details(self, photo: Photo, roots: Sequence[Path]) -> list[tuple[str, str]]:
@@ -127,6 +127,26 @@ class Presenter:
             "pictures": [self.photo(photo, PhotoQuery()) for photo in pictures],
         }
 
+    def move(self, move: Moved, names: Mapping[str, str]) -> dict[str, Any]:
+        """A photo that moved, as core.js shows it too: where to, and the example that speaks for it."""
+        t = self.t
+        text = t("js.came" if move.after else "js.went", topic=printable(names.get(move.topic, move.topic)))
+        why, example = "", None
+        if move.because is not None:
+            itself = move.because.photo_id == move.photo_id
+            said = "back" if move.because.taken_back else "yes" if move.because.said else "no"
+            topic = printable(names.get(move.because.topic, move.because.topic))
+            why = t(f"js.why_{'itself' if itself else said}", topic=topic)
+            example = None if itself else f"/api/v1/photos/{move.because.photo_id}/thumbnail"
+        return {
+            "href": f"/photos/{move.photo_id}",
+            "thumbnail": f"/api/v1/photos/{move.photo_id}/thumbnail",
+            "kind": "came" if move.after else "went",
+            "text": text,
+            "label": t("list.comma").join(filter(None, (text, why))),
+            "example": example,
+        }
+
     def moment(self, when: str) -> str:
         """A moment that the album noted (ISO 8601, with a zone), in this machine's local time."""
         with suppress(ValueError):  # what is no date is shown as it is
@@ -134,9 +154,20 @@ class Presenter:
             when = (noted.astimezone() if noted.tzinfo else noted).isoformat()
         return " ".join(filter(None, (self.t.date(when), self.t.time(when))))
 
+    def day(self, when: str) -> str:
+        """The day of a moment that the album noted, in this machine's local time."""
+        with suppress(ValueError):
+            when = datetime.fromisoformat(when).astimezone().isoformat()
+        return self.t.date(when)
+
     def problem(self, problem: Problem, reason: str) -> dict[str, str]:
         path = PurePath(printable(problem.path))
         return {"name": path.name or str(path), "folder": str(path.parent), "reason": reason}
+
+
+def in_steps(share: float) -> int:
+    """The nearest step of a bar that shows a share of 0 to 1: at least the first."""
+    return SHARE_STEP * max(1, min(20, round(100 * share / SHARE_STEP)))
 
 
 def _kind(change: Change) -> str:

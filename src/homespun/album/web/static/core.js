@@ -139,39 +139,57 @@
     return image;
   }
 
-  function movedPhoto(photoId, kind, text) {
+  /* A link to a photo that moved; `because` is the example that speaks for it (a Reason of the API), if there is one. */
+  function movedPhoto(photoId, kind, text, because) {
     var link = element('a', 'moved-photo ' + kind);
+    var picture = element('span', 'moved-picture');
     link.href = '/photos/' + photoId;
-    link.appendChild(thumbnail(photoId));
+    picture.appendChild(thumbnail(photoId));
+    link.appendChild(picture);
     if (text) { link.appendChild(element('span', '', text)); }
+    if (because) {
+      var itself = because.photo_id === photoId;
+      var why = itself ? 'itself' : because.taken_back ? 'back' : because.said ? 'yes' : 'no';
+      link.setAttribute('aria-label', (text ? text + ', ' : '') + say('why_' + why, { topic: topicNames[because.topic] || because.topic }));
+      if (!itself) {
+        var example = thumbnail(because.photo_id);
+        example.className = 'example';
+        picture.appendChild(example);
+      }
+    }
     return link;
+  }
+
+  function movedPhotos(change) {
+    return change.moved.map(function (move) {
+      var name = topicNames[move.topic] || move.topic;
+      var kind = move.after ? 'came' : 'went';
+      return movedPhoto(move.photo_id, kind, say(kind, { topic: name }), move.because);
+    });
   }
 
   /* A toast of what was said, what came of it (a sentence and links with pictures), and a way back. */
   function showResult(changeId, title, sentence, links, button) {
-    var nodes = [element('p', 'toast-title', title), element('p', 'toast-moved', sentence)];
+    var nodes = [element('p', 'toast-title', title)];
+    if (sentence) { nodes.push(element('p', 'toast-moved', sentence)); }
     if (links.length) {
       var moved = element('div', 'moved');
       links.slice(0, MOST_THUMBNAILS).forEach(function (link) { moved.appendChild(link); });
       nodes.push(moved);
+      if (moved.querySelector('.example')) { nodes.push(element('p', 'toast-moved small', say('because'))); }
     }
-    showToast(nodes, function () { undo(changeId); }, button);
+    showToast(nodes, changeId === null ? null : function () { undo(changeId); }, button);
   }
 
   function showChange(change, title) {
-    showResult(change.id, title, change.moved_total ? say('moved', { n: change.moved_total }) : say('nothing_moved'),
-      change.moved.map(function (move) {
-        var name = topicNames[move.topic] || move.topic;
-        return movedPhoto(move.photo_id, move.after ? 'came' : 'went', say(move.after ? 'came' : 'went', { topic: name }));
-      }));
+    showResult(change.id, title, change.moved_total ? say('moved', { n: change.moved_total }) : say('nothing_moved'), movedPhotos(change));
     tellListeners(change);
   }
 
   function undo(changeId, done) {
     call('POST', '/api/v1/changes/' + changeId + '/undo', {}, function (change) {
-      var nodes = [element('p', 'toast-title', say('undone'))];
-      if (change.moved_total) { nodes.push(element('p', 'toast-moved', say('moved_back', { n: change.moved_total }))); }
-      showToast(nodes, null);
+      var sentence = change.moved_total ? say('moved_back', { n: change.moved_total }) : '';
+      showResult(null, say('undone'), sentence, movedPhotos(change));
       tellListeners(change);
       if (done) { done(change); }
     });
@@ -220,6 +238,7 @@
     showChange: showChange,
     showResult: showResult,
     movedPhoto: movedPhoto,
+    movedPhotos: movedPhotos,
     tellListeners: tellListeners,
     showToast: showToast,
     hideToast: hideToast,

@@ -76,12 +76,14 @@
     var query = '/api/v1/photos?sort=confidence&limit=60&topic=' + encodeURIComponent(topic.key);
     Homespun.call('GET', query, null, function (page) {
       var found = page.photos.filter(function (photo) { return given.indexOf(photo.id) < 0; });
+      var reasons = {};
+      change.moved.forEach(function (move) { if (move.topic === topic.key) { reasons[move.photo_id] = move.because; } });
       var more = Math.max(0, page.total - given.length);
       var open = Homespun.element('a', 'button', Homespun.say('topic_open'));
       open.href = '/topics/' + encodeURIComponent(topic.key);
       Homespun.showResult(change.id, Homespun.say('topic_made', { topic: name }),
         more ? Homespun.say('topic_found', { n: more }) : Homespun.say('topic_alone'),
-        found.map(function (photo) { return Homespun.movedPhoto(photo.id, 'came', ''); }), open);
+        found.map(function (photo) { return Homespun.movedPhoto(photo.id, 'came', '', reasons[photo.id]); }), open);
     });
   }
 

@@ -22,8 +22,9 @@
       // What was done stands in the log: its newest line can be taken back.
       Homespun.call('GET', '/api/v1/changes?limit=1', null, function (changes) {
         var change = changes[0];
-        Homespun.showToast([Homespun.element('p', 'toast-title', title)], change && change.topics.indexOf(topic) >= 0
-          ? function () { Homespun.undo(change.id); } : null);
+        if (!change || change.topics.indexOf(topic) < 0) { Homespun.showResult(null, title, '', []); return; }
+        var sentence = change.moved_total ? Homespun.say('moved', { n: change.moved_total }) : '';
+        Homespun.showResult(change.id, title, sentence, Homespun.movedPhotos(change));
       });
     };
   }

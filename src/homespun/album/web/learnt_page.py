@@ -1,0 +1,82 @@
+"""The page "What I have learnt": the album's figures as sentences, bars, and a line over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from homespun.album.model import Learnt, TopicKnowledge
+from homespun.album.web import curve
+from homespun.album.web.presentation import Presenter, in_steps, topic_path
+
+HELPS_SHOWN = 3
+
+
+def learnt_context(present: Presenter, learnt: Learnt) -> dict[str, Any]:
+    """What learnt.html needs of the figures."""
+    t = present.t
+    by_key = {known.topic.key: known for known in learnt.topics}
+    unseen = [present.topic_name(known.topic) for known in learnt.topics if not known.topic.photos]
+    return {
+        "told": t("learnt.told", n=learnt.labels) if learnt.labels else t("learnt.told_nothing"),
+        "curve": _curve(present, learnt),
+        "helps": [_help(present, by_key[key]) for key in learnt.helpful[:HELPS_SHOWN]],
+        "known": [_known(present, known) for known in learnt.topics if known.topic.photos],
+        "unseen": t("list.comma").join(unseen),
+    }
+
+
+def _curve(present: Presenter, learnt: Learnt) -> Mapping[str, Any]:
+    t = present.t
+    shares = [stretch.right / stretch.answers for stretch in learnt.curve]
+    sentences = []
+    if learnt.answers:
+        share = t.share(learnt.right / learnt.answers)
+        sentences.append(t("learnt.summary", answers=learnt.answers, right=learnt.right, share=share))
+    if len(shares) > 1:
+        last = t.share(shares[-1])
+        sentences.append(t("learnt.summary_last", answers=learnt.curve[-1].answers, share=last))
+    if not shares:
+        sentences.append(t("learnt.summary_few"))
+    return {
+        "summary": " ".join(sentences),
+        "spoken": t("learnt.curve_spoken", shares=t("list.comma").join(map(t.share, shares))),
+        "width": curve.WIDTH,
+        "height": curve.HEIGHT,
+        "left": curve.LEFT,
+        "end": curve.WIDTH - curve.RIGHT,
+        "marks": curve.marks(),
+        "dots": curve.dots(shares, [stretch.answers for stretch in learnt.curve]),
+        "first": present.day(learnt.curve[0].first) if shares else "",
+        "last": present.day(learnt.curve[-1].last) if shares else "",
+    }
+
+
+def _help(present: Presenter, known: TopicKnowledge) -> dict[str, str]:
+    """What a topic needs, and where to give it: questions about it where there are any, else all photos."""
+    t, name, key = present.t, present.topic_name(known.topic), known.topic.key
+    asked = {"href": f"/doubts?{urlencode({'topic': key})}", "action": t("learnt.answer")}
+    if known.need == "answers":
+        wrong = max(1, round(known.wrong))
+        facts = t("learnt.need_answers_facts", photos=known.topic.photos, wrong=wrong)
+        return {"text": t("learnt.need_answers", n=known.needed, topic=name), "facts": facts, **asked}
+    place = asked if known.questions else {"href": "/photos", "action": t("learnt.choose")}
+    facts = t("learnt.need_photos_facts", n=known.examples)
+    return {"text": t("learnt.need_photos", n=known.needed, topic=name), "facts": facts, **place}
+
+
+def _known(present: Presenter, known: TopicKnowledge) -> dict[str, Any]:
+    t = present.t
+    facts = [t("grid.count", n=known.topic.photos)]
+    if known.examples:
+        facts.append(t("learnt.examples", n=known.examples))
+    if known.tested:
+        facts.append(t("learnt.tested", right=known.right, tested=known.tested))
+    return {
+        "name": present.topic_name(known.topic),
+        "href": topic_path(known.topic.key),
+        "share": None if known.sure is None else in_steps(known.sure),
+        "share_text": "" if known.sure is None else t.percent(known.sure),
+        "facts": " · ".join(facts),
+    }
