@@ -86,7 +86,8 @@ def test_killed_again_and_again(tmp_path):
             for change, photo_id in changes.items():
                 said = {topic.key: topic for topic in album.photo(photo_id).topics}
                 holds = not log[change].undone
-                assert (said["red"].source == "human") == holds
+                # Not among the likeliest topics, it is one of which nobody said anything.
+                assert ("red" in said and said["red"].source == "human") == holds
                 assert not holds or (said["red"].present and not said["green"].present)
     assert len(changes) > 8  # it did get something done between the kills
 

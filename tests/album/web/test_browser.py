@@ -168,7 +168,11 @@ def test_the_picker_shows_what_else_moved_with_a_way_back(open_page: OpenPage, a
     expect(toast).to_contain_text("Learnt: this is “Cats”")
     expect(toast).to_contain_text("1 other photo moved as well")
     expect(toast.locator("a.moved-photo")).to_have_attribute("href", "/photos/1")
-    expect(toast.locator("a.moved-photo img")).to_have_js_property("complete", True)
+    expect(toast.locator("a.moved-photo img").first).to_have_js_property("complete", True)
+    # And why: the example that speaks for it, in the corner and in words.
+    expect(toast.locator("a.moved-photo .example")).to_have_attribute("src", "/api/v1/photos/120/thumbnail")
+    why = re.compile("now Cats, because it is like a photo that you said is “Cats”")
+    expect(toast.locator("a.moved-photo")).to_have_attribute("aria-label", why)
     # With the remote: down from the last button of the panel into the toast.
     press(page, "Enter", *["ArrowDown"] * 6)
     assert page.evaluate("document.getElementById('toast').contains(document.activeElement)")
@@ -359,11 +363,39 @@ def test_history_is_taken_back_in_any_order(open_page: OpenPage, address: str, a
     page = open_page(f"{address}/history")
     page.locator("[data-change='2'] >> text=Take back").click()
     expect(page.locator("li[data-change='2']")).to_have_class(re.compile("undone"))
+    expect(page.locator("#toast .moved-photo")).to_be_visible()  # what moved back is shown, too
+    page.locator("#toast").get_by_role("button", name="Close").click()
     page.locator("li[data-change='1'] >> text=Take back").click()
     expect(page.locator("li[data-change='1']")).to_have_class(re.compile("undone"))
     assert [change.undone for change in album.log] == [True, True, False]
+    page.locator("#toast").get_by_role("button", name="Close").click()
     page.locator("li[data-change='2'] >> text=Put back").click()
     expect(page.locator("li[data-change='2'] >> text=Take back")).to_be_visible()
+
+
+def test_what_was_learnt_is_shown_and_taken_back(open_page: OpenPage, address: str, album: FakeAlbum) -> None:
+    album.correct([10], positive=["space"])
+    page = open_page(f"{address}/learnt")
+    expect(page.locator("svg.curve .dot-of-line")).to_have_count(3)
+    heights = [float(dot.get_attribute("cy") or 0) for dot in page.locator("svg.curve .dot-of-line").all()]
+    assert heights == sorted(heights, reverse=True)  # 2, 3, 5 of 5 right: it climbs
+    assert page.evaluate("document.activeElement.getAttribute('href')") == "/doubts?topic=cats"
+    expect(page.locator(".moves .moved-photo")).to_have_attribute("aria-label", re.compile("now Space, because"))
+    page.get_by_role("button", name="Take back").click()
+    expect(page.locator("li[data-change='1']")).to_have_class(re.compile("undone"))
+    assert album.log[0].undone
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1024, 1280, 1920])
+def test_the_bar_and_the_page_of_what_was_learnt_fit_every_width(
+    open_page: OpenPage, address: str, album: FakeAlbum, width: int
+) -> None:
+    album.correct([10], positive=["space"])
+    for locale in ("en-GB", "zh-CN"):
+        page = open_page(f"{address}/learnt", width=width, locale=locale)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        cut = "[...document.querySelectorAll('.tabs a span')].filter(n => n.scrollWidth > n.offsetWidth + 1).length"
+        assert page.evaluate(cut) == 0
 
 
 def test_a_refusal_is_told(open_page: OpenPage, address: str, album: FakeAlbum) -> None:
