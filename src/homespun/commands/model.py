@@ -35,12 +35,17 @@ class Computed(StrEnum):
 
 Model = Annotated[
     Path,
-    typer.Argument(help="A model: .hsp, .onnx or .tflite; .safetensors or .pth with --architecture.", metavar="MODEL"),
+    typer.Argument(
+        help="A model: .hsp, .onnx or .tflite; .prototxt or .caffemodel, the other of the two beside it; "
+        ".safetensors or .pth with --architecture.",
+        metavar="MODEL",
+    ),
 ]
 Architecture = Annotated[
     str | None,
     typer.Option(
-        help="What network the weights of a .safetensors or .pth file are for, by its name in homespun.zoo.",
+        help="What network weights are for: those of a .safetensors or .pth file by its name in homespun.zoo, those of "
+        "a .caffemodel by its .prototxt, where several are beside it.",
         metavar="NAME",
     ),
 ]

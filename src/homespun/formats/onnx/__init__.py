@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from homespun.graph import Graph
+
+if TYPE_CHECKING:
+    from homespun.formats.onnx.nodes import ForeignModel
 
 
 def load(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
@@ -16,13 +20,19 @@ def load(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph
 
     Raises `FormatError` that names the place, or lists every node that can't be imported and what to do about it.
     """
+    from homespun.formats.onnx.reading import OnnxFile
+
+    return import_foreign(OnnxFile(path).foreign(), shapes)
+
+
+def import_foreign(model: ForeignModel, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
+    """The graph of what any file says in ONNX's terms. Raises `FormatError` as `load` does."""
     from homespun.formats.onnx import rules_elementwise, rules_layers, rules_shape
     from homespun.formats.onnx.importer import import_model
     from homespun.formats.onnx.patterns import recognise
-    from homespun.formats.onnx.reading import OnnxFile
 
     rules = {**rules_layers.RULES, **rules_elementwise.RULES, **rules_shape.RULES}
-    graph = import_model(OnnxFile(path).foreign(), rules, shapes)
+    graph = import_model(model, rules, shapes)
     recognise(graph)
     return graph
 

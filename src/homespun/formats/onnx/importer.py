@@ -118,7 +118,7 @@ class Importer(Conversion):
             if element not in ("float32", "int32") or (readers and all(node.op == "Cast" for node in readers)):
                 element = "float32"  # pixels and masks: the numbers are the same
             axes = identity(len(shape))
-            if len(shape) == 4 and self._is_channels_first(entry.name):
+            if len(shape) == 4 and (self.model.channels_first or self._is_channels_first(entry.name)):
                 axes = CHANNELS_LAST
             elif len(shape) == 4:
                 self.channels_last_inputs.append(entry.name)
@@ -183,17 +183,23 @@ class Importer(Conversion):
             name = value.name
             if self.graph.tensors[name].role != "activation" or name in self.graph.outputs:
                 name = self.emit("identity", [name], foreign)
+            taken = self.graph.tensors.get(foreign)
+            if taken and name != foreign and taken.role == "activation" and foreign not in self.graph.outputs:
+                self._rename(foreign, self.fresh(foreign))  # a step on the way to it
             if name != foreign and foreign not in self.graph.tensors:
-                self.graph.rename(name, foreign)
-                for node in self.graph.nodes:
-                    node.name = foreign if node.outputs[0] == foreign else node.name
-                self.types[foreign] = self.types.pop(name)
-                self.values = {
-                    k: Value(foreign, v.axes, v.image) if v.name == name else v for k, v in self.values.items()
-                }
+                self._rename(name, foreign)
                 name = foreign
             self.graph.outputs.append(name)
         self.channels_last_inputs += last
+
+    def _rename(self, old: str, new: str) -> None:
+        """Give one of our tensors, and the node that makes it, another name."""
+        self.graph.rename(old, new)
+        for node in self.graph.nodes:
+            node.name = new if node.outputs[0] == new else node.name
+        self.types[new] = self.types.pop(old)
+        self.values = {k: Value(new, v.axes, v.image) if v.name == old else v for k, v in self.values.items()}
+        self._made = {k: new if v == old else v for k, v in self._made.items()}
 
     def _note_origin(self) -> None:
         self.graph.metadata["source"] = self.model.source

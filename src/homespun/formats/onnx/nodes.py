@@ -73,6 +73,8 @@ class ForeignModel:
     opset: int
     #: What to do about an operator that can't be imported, by its `kind`; "" is for all.
     advice: Mapping[str, str]
+    #: Whether every input of four axes is (N, C, H, W), as the format has it; else the operators tell.
+    channels_first: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
