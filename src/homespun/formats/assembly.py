@@ -16,6 +16,8 @@ from homespun.graph.infer import infer_node
 #: multiple of it holds the batch.
 FREE = 2**31 - 1
 _MOST_LISTED = 40
+#: Of slices that one operator becomes.
+_MOST_PIECES = 256
 
 #: Top, left, bottom, right.
 Pads = tuple[int, int, int, int]
@@ -91,6 +93,73 @@ class Assembly:
         positive = self.emit("relu", [name])
         negative = self.emit("sub", [name, positive])
         return self.emit("add", [positive, self.emit("mul", [negative, slope])])
+
+    def cut(self, name: str, axis: int, start: int, stop: int, step: int = 1) -> str:
+        """Every `step`th element of an axis from `start` on and before `stop`; `step` may be negative.
+
+        Raises `Unsupported` for the batch, and where nothing or too many pieces are left.
+        """
+        size = self.types[name].shape[axis]
+        if (start, step) == (0, 1) and stop >= size:
+            return name
+        if size % FREE == 0:
+            raise Unsupported("it cuts the batch")
+        taken = range(start, stop, step)
+        if not taken or not (0 <= taken[0] < size and 0 <= taken[-1] < size):
+            raise Unsupported(f"it takes {start}:{stop}:{step} of an axis of {size}")
+        if step == 1:
+            return self.emit("slice", [name], axis=axis, start=start, stop=stop)
+        if step < 0 or len(taken) < 3:
+            return self.picked(name, axis, list(taken))
+        # As many rows of `step` elements as are taken, of which the first ones are.
+        shape, rows = self.types[name].shape, len(taken)
+        missing = start + rows * step - size
+        if missing > 0:
+            after = tuple(missing if i == axis else 0 for i in range(len(shape)))
+            name = self.emit("pad", [name], before=(0,) * len(shape), after=after)
+        name = self.cut(name, axis, start, start + rows * step)
+        name = self.reshape(name, (*shape[:axis], rows, step, *shape[axis + 1 :]))
+        return self.reshape(self.cut(name, axis + 1, 0, 1), (*shape[:axis], rows, *shape[axis + 1 :]))
+
+    def picked(self, name: str, axis: int, indices: Sequence[int]) -> str:
+        """These elements of an axis, in this order: runs of neighbours, joined. Raises `Unsupported` as `cut` does."""
+        size = self.types[name].shape[axis]
+        runs: list[list[int]] = []
+        for i in indices:
+            if runs and i == runs[-1][-1] + 1:
+                runs[-1].append(i)
+            else:
+                runs.append([i])
+        if not runs or len(runs) > _MOST_PIECES or any(not 0 <= i < size for i in indices):
+            raise Unsupported(f"it picks {list(indices)[:8]} of an axis of {size}, in {len(runs)} pieces")
+        parts = [self.cut(name, axis, run[0], run[-1] + 1) for run in runs]
+        return parts[0] if len(parts) == 1 else self.emit("concat", parts, axis=axis)
+
+    def repeated(self, name: str, axis: int, times: int) -> str:
+        """The whole of an axis, so many times in a row. Raises `Unsupported` for the batch, and for too many."""
+        if times == 1:
+            return name
+        if not 0 < times <= _MOST_PIECES or self.types[name].shape[axis] % FREE == 0:
+            raise Unsupported(f"it repeats axis {axis} {times} times")
+        return self.emit("concat", [name] * times, axis=axis)
+
+    def mirrored(self, name: str, before: Sequence[int], after: Sequence[int], mode: str) -> str:
+        """Padded with what stands at the rim: "reflect" without the outermost, "symmetric" with it, "edge" with it
+        alone."""
+        for axis, (first, last) in enumerate(zip(before, after, strict=True)):
+            size = self.types[name].shape[axis]
+            if not first and not last:
+                continue
+            if size % FREE == 0 or max(first, last) > size - (mode == "reflect"):
+                raise Unsupported(f"it pads {first} and {last} around an axis of {size}")
+            if mode == "edge":
+                ends = [0] * first, [size - 1] * last
+            else:
+                skip = int(mode == "reflect")
+                ends = [*range(first + skip - 1, skip - 1, -1)], [*range(size - 1 - skip, size - 1 - skip - last, -1)]
+            parts = [self.picked(name, axis, end) if end else "" for end in ends]
+            name = self.emit("concat", [p for p in (parts[0], name, parts[1]) if p], axis=axis)
+        return name
 
     def padded_before(self, name: str, padding: Pads) -> tuple[str, Pads]:
         """What a convolution of an image reads, and its padding: a `pad` with zeros before it becomes part of it."""

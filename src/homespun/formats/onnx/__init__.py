@@ -29,7 +29,7 @@ def import_foreign(model: ForeignModel, shapes: Mapping[str, Sequence[int]] | No
     """The graph of what any file says in ONNX's terms. Raises `FormatError` as `load` does."""
     from homespun.formats.onnx import rules_elementwise, rules_layers, rules_shape
     from homespun.formats.onnx.importer import import_model
-    from homespun.formats.onnx.patterns import recognise
+    from homespun.formats.patterns import recognise
 
     rules = {**rules_layers.RULES, **rules_elementwise.RULES, **rules_shape.RULES}
     graph = import_model(model, rules, shapes)
