@@ -37,3 +37,15 @@ def infer_node(node: Node, types: dict[str, TensorType]) -> list[TensorType]:
     if len(outs) < len(node.outputs):
         raise ModelError(f"node {node}: {len(node.outputs)} outputs, but the operator has {len(outs)}")
     return outs[: len(node.outputs)]
+
+
+def flops(graph: Graph, batch: int = 1) -> int:
+    """Floating-point operations of one run, a multiply-add counted as two."""
+    types = infer(graph, batch)
+    return sum(node_flops(node, types) for node in graph.nodes)
+
+
+def node_flops(node: Node, types: dict[str, TensorType]) -> int:
+    """Floating-point operations of a node."""
+    ins = [types[n] if n else None for n in node.inputs]
+    return operator(node).cost(attributes(node), ins, [types[n] for n in node.outputs if n]).flops

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from homespun.graph.graph import Graph, TensorType
-from homespun.graph.infer import infer
-from homespun.graph.operator import attributes, operator
+from homespun.graph.infer import infer, node_flops
 
 
 def listing(graph: Graph) -> str:
@@ -13,9 +12,8 @@ def listing(graph: Graph) -> str:
     rows = [("node", "operator", "output", "parameters", "MFLOPs", "reads")]
     total_flops = 0
     for node in graph.nodes:
-        ins = [types[n] if n else None for n in node.inputs]
         outs = [types[n] for n in node.outputs if n]
-        flops = operator(node).cost(attributes(node), ins, outs).flops
+        flops = node_flops(node, types)
         total_flops += flops
         own = [n for n in node.inputs if n and graph.tensors[n].role == "parameter"]
         count = sum(types[n].size for n in own)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from homespun.errors import ModelError
-from homespun.graph.graph import Attribute, Graph, Node, TensorType
+from homespun.graph.graph import Array, Attribute, Graph, Node, TensorType
 
 Attributes = Mapping[str, Any]
 ShapeRule = Callable[[Attributes, Sequence[TensorType | None]], Sequence[TensorType]]
@@ -44,6 +44,40 @@ class Gradients(Protocol):
         """Whether anybody needs the gradient of this tensor."""
 
 
+class Channels(Protocol):
+    """What a channel rule tells about a node to whoever wants to take channels away.
+
+    Channels are numbered across the whole graph; each index of a tensor's last axis is one. What has the same number
+    goes or stays together.
+    """
+
+    def type(self, tensor: str) -> TensorType:
+        """Shape and dtype of a tensor, for a batch of one."""
+
+    def of(self, tensor: str) -> Array:
+        """Numbers (C,) of the channels along the last axis of a tensor; new ones if it has none yet."""
+
+    def give(self, tensor: str, numbers: Array) -> None:
+        """Number the last axis of an output."""
+
+    def carries(self, tensor: str) -> bool:
+        """Whether a tensor's data are in the graph, so that channels can be taken out of them."""
+
+    def couple(self, *numbers: Array) -> None:
+        """Channels at the same place in each of these arrays go or stay together."""
+
+    def freeze(self, numbers: Array) -> None:
+        """Channels that stay."""
+
+    def lay(self, tensor: str, axis: int, numbers: Array) -> None:
+        """Number an axis of a tensor that carries data; coupled to what its numbers were before, if it had any."""
+
+    def adjust(self, attribute: str, value: Callable[[Callable[[Array], int]], Attribute]) -> None:
+        """An attribute of the node that depends on channels: its value from a function that counts which remain."""
+
+
+#: (channels, node) -> None; says which channels of a node's tensors go together. Without a rule all of them stay.
+ChannelRule = Callable[[Channels, Node], None]
 #: (builder, node, gradients of its outputs or None) -> gradients of its inputs, None where there is none.
 GradientRule = Callable[[Gradients, Node, Sequence[str | None]], Sequence[str | None]]
 #: (lowering, node) -> None; emits kernel calls. The type of the first is in homespun.compile, below this layer.
@@ -61,7 +95,7 @@ class Operator:
     `ShapeError`. `gradient` returns graph nodes; None means that there is none, and `no_gradient` says why. `saves`
     names all that the kernels of the gradient may read ("output" or names of `inputs`; the tests compare): what stays
     in memory until then. `in_place`: the inputs whose memory output 0 may take. `onnx` is its name there, and `to_onnx`
-    writes it in standard ONNX operators, be they one or many.
+    writes it in standard ONNX operators, be they one or many. `channels` says what goes with a channel that is pruned.
     """
 
     name: str
@@ -78,6 +112,7 @@ class Operator:
     )
     onnx: str = ""
     to_onnx: OnnxRule | None = None
+    channels: ChannelRule | None = None
 
 
 REQUIRED = object()

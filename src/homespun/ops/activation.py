@@ -13,6 +13,7 @@ from typing import Any
 from homespun.errors import ModelError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import Attributes, Cost, Gradients, Operator
+from homespun.ops.coupling import each_channel
 from homespun.ops.storage import is_half
 
 #: Operators that compute a function of each element, by the names that the kernels know them by.
@@ -250,6 +251,7 @@ def _unary(name: str) -> Operator:
         in_place=(0,),
         onnx=_ONNX.get(name, ""),
         to_onnx=_to_onnx,
+        channels=each_channel,
     )
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from homespun.errors import ShapeError
 from homespun.graph.graph import ITEM_SIZE, Node, TensorType
-from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
+from homespun.graph.operator import REQUIRED, Attributes, Channels, Cost, Gradients, Operator
+from homespun.ops.coupling import each_channel
 from homespun.ops.storage import is_half
 
 
@@ -60,6 +61,13 @@ def _shuffle_to_onnx(write: Any, node: Node) -> None:
     write.give(node.outputs[0], y)
 
 
+def _shuffle_channels(channels: Channels, node: Node) -> None:
+    """The same places of all groups go together, or what remains would be shuffled otherwise."""
+    matrix = channels.of(node.inputs[0]).reshape(int(node.attributes["groups"]), -1)
+    channels.couple(*matrix)
+    channels.give(node.outputs[0], matrix.T.reshape(-1))
+
+
 #: Channels as a matrix (groups, channels / groups), transposed, so that the next grouped layer sees all groups.
 #: Source: Zhang et al. 2018, "ShuffleNet", section 3.1.
 CHANNEL_SHUFFLE = Operator(
@@ -71,6 +79,7 @@ CHANNEL_SHUFFLE = Operator(
     lower=_lower_shuffle,
     gradient=_shuffle_gradient,
     to_onnx=_shuffle_to_onnx,
+    channels=_shuffle_channels,
 )
 
 
@@ -242,6 +251,7 @@ UPSAMPLE = Operator(
     gradient=_upsample_gradient,
     onnx="Resize",
     to_onnx=_upsample_to_onnx,
+    channels=each_channel,
 )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import Attributes, Cost, Operator
+from homespun.ops.coupling import weighted
 
 
 def padding_of(attributes: Attributes, size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -161,6 +162,7 @@ CONV2D = Operator(
     lower=conv2d_lower,
     onnx="Conv",
     to_onnx=conv2d_to_onnx,
+    channels=weighted,
 )
 
 OPERATORS = (CONV2D,)

@@ -7,7 +7,7 @@ from typing import Any
 
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
-from homespun.graph.operator import Attributes, Gradients, Operator
+from homespun.graph.operator import Attributes, Channels, Gradients, Operator
 from homespun.ops.channels import is_gate
 from homespun.ops.storage import is_half
 
@@ -129,6 +129,16 @@ def _to_onnx(write: Any, node: Node) -> None:
     write.give(node.outputs[0], write.activated(node, write(_ONNX[node.op], *operands)), first)
 
 
+def _channels(channels: Channels, node: Node) -> None:
+    """Channels of the same place go together; one that is spread over all of the other's stays."""
+    a, b = (channels.of(name) for name in node.inputs[:2])
+    if a.size == b.size:
+        channels.couple(a, b)
+    else:
+        channels.freeze(min(a, b, key=len))
+    channels.give(node.outputs[0], max(a, b, key=len))
+
+
 def _binary(name: str) -> Operator:
     return Operator(
         name=name,
@@ -141,6 +151,7 @@ def _binary(name: str) -> Operator:
         in_place=(0, 1),
         onnx=_ONNX[name],
         to_onnx=_to_onnx,
+        channels=_channels,
     )
 
 

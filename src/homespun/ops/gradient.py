@@ -16,6 +16,7 @@ from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Operator
 from homespun.ops.activation import onnx_slope
 from homespun.ops.convolution import onnx_window, padding_of
+from homespun.ops.coupling import each_channel
 from homespun.ops.pooling import pool_geometry
 from homespun.ops.storage import is_half
 
@@ -274,7 +275,15 @@ def _cast_gradient(build: Any, node: Node, grads: Sequence[str | None]) -> Seque
 
 
 #: Conversion between float32, bfloat16 and float16.
-CAST = Operator("cast", ("x",), _cast_shape, {"dtype": REQUIRED}, lower=_lower_cast, gradient=_cast_gradient)
+CAST = Operator(
+    "cast",
+    ("x",),
+    _cast_shape,
+    {"dtype": REQUIRED},
+    lower=_lower_cast,
+    gradient=_cast_gradient,
+    channels=each_channel,
+)
 
 OPERATORS = (
     CONSTANT_LIKE,

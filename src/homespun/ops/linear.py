@@ -8,6 +8,7 @@ from typing import Any
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import Attributes, Cost, Operator
+from homespun.ops.coupling import weighted
 
 
 def _shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
@@ -65,6 +66,7 @@ LINEAR = Operator(
     lower=_lower,
     onnx="Gemm",
     to_onnx=linear_to_onnx,
+    channels=weighted,
 )
 
 OPERATORS = (LINEAR,)

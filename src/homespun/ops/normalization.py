@@ -13,7 +13,7 @@ import numpy as np
 
 from homespun.errors import ShapeError
 from homespun.graph.graph import Array, Node, TensorType
-from homespun.graph.operator import Attributes, Cost, Operator
+from homespun.graph.operator import Attributes, Channels, Cost, Operator
 
 
 def _shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
@@ -62,6 +62,12 @@ def _to_onnx(write: Any, node: Node) -> None:
     write.give(node.outputs[0], y, rank == 4)
 
 
+def _channels(channels: Channels, node: Node) -> None:
+    x, *statistics = node.inputs
+    channels.couple(channels.of(x), *(channels.of(name) for name in statistics))
+    channels.give(node.outputs[0], channels.of(x))
+
+
 BATCH_NORM = Operator(
     name="batch_norm",
     inputs=("x", "weight", "bias", "mean", "variance"),
@@ -72,6 +78,7 @@ BATCH_NORM = Operator(
     in_place=(0,),
     onnx="BatchNormalization",
     to_onnx=_to_onnx,
+    channels=_channels,
 )
 
 OPERATORS = (BATCH_NORM,)

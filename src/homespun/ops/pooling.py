@@ -9,6 +9,7 @@ from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
 from homespun.ops.convolution import onnx_window, padding_of, window, window_geometry
+from homespun.ops.coupling import each_channel
 from homespun.ops.storage import is_half
 
 
@@ -80,6 +81,7 @@ MAX_POOL = Operator(
     saves=("x",),
     onnx="MaxPool",
     to_onnx=_pool_to_onnx,
+    channels=each_channel,
 )
 AVERAGE_POOL = Operator(
     "average_pool",
@@ -91,6 +93,7 @@ AVERAGE_POOL = Operator(
     gradient=_pool_gradient,
     onnx="AveragePool",
     to_onnx=_pool_to_onnx,
+    channels=each_channel,
 )
 
 
@@ -141,6 +144,7 @@ GLOBAL_AVERAGE_POOL = Operator(
     gradient=_global_gradient,
     onnx="GlobalAveragePool",
     to_onnx=_global_to_onnx,
+    channels=each_channel,
 )
 
 OPERATORS = (MAX_POOL, AVERAGE_POOL, GLOBAL_AVERAGE_POOL)

@@ -10,7 +10,8 @@ import numpy as np
 
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
-from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
+from homespun.graph.operator import REQUIRED, Attributes, Channels, Cost, Gradients, Operator
+from homespun.ops.coupling import each_channel, stay
 from homespun.ops.shape import axis_of
 
 CODES = {"reduce_sum": 0, "reduce_mean": 1, "reduce_max": 2}
@@ -87,6 +88,12 @@ def _to_onnx(write: Any, node: Node) -> None:
     write.give(node.outputs[0], y, first)
 
 
+def _channels(channels: Channels, node: Node) -> None:
+    rank = len(channels.type(node.inputs[0]).shape)
+    rule = stay if rank - 1 in _axes(node.attributes, rank) else each_channel
+    rule(channels, node)
+
+
 OPERATORS = tuple(
     Operator(
         name,
@@ -99,6 +106,7 @@ OPERATORS = tuple(
         saves=("x", "output") if name == "reduce_max" else (),
         onnx=_ONNX[name],
         to_onnx=_to_onnx,
+        channels=_channels,
     )
     for name in CODES
 )

@@ -10,7 +10,8 @@ import numpy as np
 
 from homespun.errors import ShapeError
 from homespun.graph.graph import ITEM_SIZE, Node, TensorType
-from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
+from homespun.graph.operator import REQUIRED, Attributes, Channels, Cost, Gradients, Operator, attributes
+from homespun.ops.coupling import each_channel, stay
 
 
 def _free(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
@@ -62,6 +63,20 @@ def _dropout_to_onnx(write: Any, node: Node) -> None:
     write.give(node.outputs[0], write("Dropout", x, float(write.attributes(node)["rate"])), first)
 
 
+def _reshape_channels(channels: Channels, node: Node) -> None:
+    """Where the last axes are merged, or the last is as before, each channel comes back once for each pixel."""
+    before, after = channels.type(node.inputs[0]).shape, channels.type(node.outputs[0]).shape
+    width = next((math.prod(before[i:]) for i in range(len(before)) if math.prod(before[i:]) == after[-1]), None)
+    if width is None or width < before[-1]:
+        stay(channels, node)
+        return
+    numbers = np.tile(channels.of(node.inputs[0]), width // before[-1])
+    channels.give(node.outputs[0], numbers)
+    shape = cast(tuple[int, ...], node.attributes.get("shape", (-1,)))
+    if shape[-1] > 0:
+        channels.adjust("shape", lambda left: (*shape[:-1], left(numbers)))
+
+
 RESHAPE = Operator(
     "reshape",
     ("x",),
@@ -73,6 +88,7 @@ RESHAPE = Operator(
     in_place=(0,),
     onnx="Reshape",
     to_onnx=_reshape_to_onnx,
+    channels=_reshape_channels,
 )
 
 
@@ -92,6 +108,7 @@ FLATTEN = Operator(
     in_place=(0,),
     onnx="Flatten",
     to_onnx=_flatten_to_onnx,
+    channels=_reshape_channels,
 )
 
 
@@ -110,6 +127,7 @@ IDENTITY = Operator(
     in_place=(0,),
     onnx="Identity",
     to_onnx=_identity_to_onnx,
+    channels=each_channel,
 )
 #: Zeroes a share `rate` of the values in training and scales the rest (Srivastava et al. 2014); nothing in inference.
 DROPOUT = Operator(
@@ -122,6 +140,7 @@ DROPOUT = Operator(
     in_place=(0,),
     onnx="Dropout",
     to_onnx=_dropout_to_onnx,
+    channels=each_channel,
 )
 
 
@@ -188,6 +207,12 @@ def _transpose_to_onnx(write: Any, node: Node) -> None:
         write.give(y, write("Transpose", write.ours(x), perm=list(axes)))
 
 
+def _transpose_channels(channels: Channels, node: Node) -> None:
+    axes = cast(tuple[int, ...], node.attributes["axes"])
+    rule = each_channel if axes[-1] == len(axes) - 1 else stay
+    rule(channels, node)
+
+
 TRANSPOSE = Operator(
     "transpose",
     ("x",),
@@ -198,6 +223,7 @@ TRANSPOSE = Operator(
     gradient=_transpose_gradient,
     onnx="Transpose",
     to_onnx=_transpose_to_onnx,
+    channels=_transpose_channels,
 )
 
 
@@ -253,6 +279,21 @@ def _concat_to_onnx(write: Any, node: Node) -> None:
     write.give(node.outputs[0], write("Concat", *parts, axis=write.axis(axis, first)), first)
 
 
+def _is_last(channels: Channels, node: Node) -> bool:
+    """Whether the node works along the last axis, that of channels."""
+    rank = len(channels.type(node.inputs[0]).shape)
+    return axis_of(cast(int, attributes(node)["axis"]), rank) == rank - 1
+
+
+def _concat_channels(channels: Channels, node: Node) -> None:
+    numbers = [channels.of(name) for name in node.inputs]
+    if _is_last(channels, node):
+        channels.give(node.outputs[0], np.concatenate(numbers))
+    else:
+        channels.couple(*numbers)
+        channels.give(node.outputs[0], numbers[0])
+
+
 CONCAT = Operator(
     "concat",
     ("*",),
@@ -263,6 +304,7 @@ CONCAT = Operator(
     gradient=_concat_gradient,
     onnx="Concat",
     to_onnx=_concat_to_onnx,
+    channels=_concat_channels,
 )
 
 
@@ -305,6 +347,17 @@ def _slice_to_onnx(write: Any, node: Node) -> None:
     write.give(node.outputs[0], write("Slice", x, *bounds), first)
 
 
+def _slice_channels(channels: Channels, node: Node) -> None:
+    a, numbers = attributes(node), channels.of(node.inputs[0])
+    if not _is_last(channels, node):
+        each_channel(channels, node)
+        return
+    start, stop, _ = slice(a["start"], a["stop"]).indices(numbers.size)
+    channels.give(node.outputs[0], numbers[start:stop])
+    channels.adjust("start", lambda left: left(numbers[:start]))
+    channels.adjust("stop", lambda left: left(numbers[:stop]))
+
+
 SLICE = Operator(
     "slice",
     ("x",),
@@ -315,6 +368,7 @@ SLICE = Operator(
     gradient=_slice_gradient,
     onnx="Slice",
     to_onnx=_slice_to_onnx,
+    channels=_slice_channels,
 )
 
 
@@ -360,6 +414,19 @@ def _split_to_onnx(write: Any, node: Node) -> None:
         write.give(name, part, first)
 
 
+def _split_channels(channels: Channels, node: Node) -> None:
+    numbers = channels.of(node.inputs[0])
+    if not _is_last(channels, node):
+        parts = [numbers] * len(node.outputs)
+    else:
+        sizes = cast(tuple[int, ...], node.attributes["sizes"])
+        parts = np.split(numbers, np.cumsum(sizes)[:-1])
+        channels.adjust("sizes", lambda left: tuple(left(part) for part in parts))
+    for name, part in zip(node.outputs, parts, strict=True):
+        if name:
+            channels.give(name, part)
+
+
 #: An axis cut into parts of the given sizes, one output each.
 SPLIT = Operator(
     "split",
@@ -371,6 +438,7 @@ SPLIT = Operator(
     gradient=_split_gradient,
     onnx="Split",
     to_onnx=_split_to_onnx,
+    channels=_split_channels,
 )
 
 
@@ -412,6 +480,12 @@ def _pad_to_onnx(write: Any, node: Node) -> None:
     write.give(node.outputs[0], write("Pad", x, amounts, float(a["value"])), first)
 
 
+def _pad_channels(channels: Channels, node: Node) -> None:
+    before, after = (cast(tuple[int, ...], node.attributes[side]) for side in ("before", "after"))
+    rule = each_channel if before[-1] == after[-1] == 0 else stay
+    rule(channels, node)
+
+
 PAD = Operator(
     "pad",
     ("x",),
@@ -422,6 +496,7 @@ PAD = Operator(
     gradient=_pad_gradient,
     onnx="Pad",
     to_onnx=_pad_to_onnx,
+    channels=_pad_channels,
 )
 
 OPERATORS = (RESHAPE, FLATTEN, IDENTITY, DROPOUT, TRANSPOSE, CONCAT, SLICE, SPLIT, PAD)
