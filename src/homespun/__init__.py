@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from homespun import data as data
     from homespun import zoo as zoo
     from homespun.compile import MemoryReport as MemoryReport
+    from homespun.compression import prune_channels as prune_channels
+    from homespun.compression import prune_weights as prune_weights
     from homespun.formats import load as load
     from homespun.formats import save as save
     from homespun.graph import Graph as Graph
@@ -57,6 +59,8 @@ _LAZY = {
     "losses": "homespun.training",
     "metrics": "homespun.training",
     "optim": "homespun.training",
+    "prune_channels": "homespun.compression",
+    "prune_weights": "homespun.compression",
     "save": "homespun.formats",
     "schedules": "homespun.training",
     "splice": "homespun.training",

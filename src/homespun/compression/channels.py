@@ -25,7 +25,7 @@ Counter = Callable[[Array], int]
 
 @dataclass(frozen=True)
 class Face:
-    """An axis of a tensor that is counted in channels; `units` (C,) says which unit each index belongs to, -1: stays."""
+    """An axis of a tensor that is counted in channels; `units` (C,) says which unit each belongs to, -1: it stays."""
 
     tensor: str
     axis: int

@@ -63,7 +63,9 @@ def _shuffle_to_onnx(write: Any, node: Node) -> None:
 
 def _shuffle_channels(channels: Channels, node: Node) -> None:
     """The same places of all groups go together, or what remains would be shuffled otherwise."""
-    matrix = channels.of(node.inputs[0]).reshape(int(node.attributes["groups"]), -1)
+    groups = node.attributes["groups"]
+    assert isinstance(groups, int)
+    matrix = channels.of(node.inputs[0]).reshape(groups, -1)
     channels.couple(*matrix)
     channels.give(node.outputs[0], matrix.T.reshape(-1))
 

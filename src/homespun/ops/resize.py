@@ -10,6 +10,7 @@ import numpy as np
 from homespun.errors import ShapeError
 from homespun.graph.graph import Array, Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
+from homespun.ops.coupling import each_channel
 from homespun.ops.storage import is_half
 
 #: As the kernel numbers them.
@@ -101,6 +102,7 @@ RESIZE = Operator(
     gradient=_gradient,
     onnx="Resize",
     to_onnx=_to_onnx,
+    channels=each_channel,
 )
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from homespun.errors import OptionError
+from homespun.training.callback import Callback
+from homespun.training.prune_weights import PruneWeights
 
 if TYPE_CHECKING:
     from homespun.training.steps import StepResult
@@ -18,26 +20,16 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-
-class Callback:
-    """Base: does nothing. `on_step` and `on_epoch` end the fit by returning True.
-
-    A callback that remembers what it saw starts afresh when a run is resumed; one that must not looks at what a
-    checkpoint holds, `trainer.step_count` and `trainer.progress`, instead.
-    """
-
-    def before_step(self, trainer: Trainer) -> None:
-        """Before every step."""
-
-    def on_step(self, trainer: Trainer, result: StepResult) -> bool | None:
-        """After every step."""
-
-    def on_epoch(self, trainer: Trainer, epoch: int, record: Mapping[str, float]) -> bool | None:
-        """After every epoch (from 0), with its loss and validation metrics."""
-
-    def on_pause(self, trainer: Trainer) -> None:
-        """When the trainer has come to stand still in a pause, called by the thread that trains. `trainer.settled` says
-        whether its state is that between two steps; the pause goes on until `resume`."""
+__all__ = [
+    "Callback",
+    "CheckpointSaver",
+    "EarlyStop",
+    "LearningRate",
+    "LossMonitor",
+    "OnPause",
+    "ProgressBar",
+    "PruneWeights",
+]
 
 
 class LossMonitor(Callback):

@@ -94,7 +94,7 @@ def _epochs(
         if isinstance(data, DataSet):
             cached = FeatureCache.to_train_with(trainer, data)
         else:
-            cached = [(trainer.features(x), np.array(y)) for x, y in batches(data, 0, 0, size)]
+            cached = [(trainer.features(x), [np.array(a) for a in listed(y)]) for x, y in batches(data, 0, 0, size)]
         if isinstance(validation, DataSet):
             validation = FeatureCache.to_evaluate_with(trainer, validation)
     while trainer.progress.epoch < epochs:
@@ -107,6 +107,8 @@ def _epochs(
                 result = trainer.step_on_features(x, y)
                 trainer.progress.batch += 1
                 trainer.progress.loss_sum += result.loss
+                for callback in callbacks:
+                    callback.after_update(trainer)
             wishes = [c.on_step(trainer, result) for c in callbacks]  # all are told, whatever the first says
             stopped = any(wishes)
             if stopped:

@@ -246,18 +246,38 @@ class SmoothL1(Huber):
 class Distillation(Loss):
     """KL divergence from a teacher's softened predictions to the model's, times temperature squared.
 
-    Targets are the teacher's logits. Source: Hinton et al. 2015, section 2.
+    Targets are the teacher's logits. With `labels` above 0 they are labels, or probabilities, and the logits, and the
+    loss is labels * cross entropy + (1 - labels) * KL. `Trainer.distill` makes such targets.
+    Source: Hinton et al. 2015, section 2.
     """
 
-    def __init__(self, temperature: float = 2.0) -> None:
+    def __init__(self, temperature: float = 2.0, labels: float = 0.0) -> None:
         if temperature <= 0:
             raise OptionError(f"temperature is {temperature}; it must be positive")
-        self.temperature = temperature
+        if not 0.0 <= labels < 1.0:
+            raise OptionError(f"labels is {labels}; it is the weight of the labels, 0 up to but not 1")
+        self.temperature, self.labels = temperature, labels
 
     def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
-        soften = _constant(build, outputs[0], 1.0 / self.temperature)
-        log_p = build.add("log_softmax", [build.add("mul", [targets[0], soften])])
-        log_q = build.add("log_softmax", [build.add("mul", [outputs[0], soften])])
+        soft = self._divergence(build, outputs[0], targets[-1])
+        if self.labels == 0:
+            return soft
+        hard = CrossEntropy().build(build, outputs, targets)
+        parts = [(hard, self.labels), (soft, 1.0 - self.labels)]
+        return build.add("add", [build.add("mul", [part, _constant(build, part, w)]) for part, w in parts])
+
+    def target_types(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> list[TensorType]:
+        logits = TensorType(outputs[0].shape)
+        return [*CrossEntropy().target_types(outputs, targets), logits] if self.labels else [logits]
+
+    def check(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> None:
+        if self.labels:
+            CrossEntropy().check(outputs, targets)
+
+    def _divergence(self, build: GraphExtension, output: str, teacher: str) -> str:
+        soften = _constant(build, output, 1.0 / self.temperature)
+        log_p = build.add("log_softmax", [build.add("mul", [teacher, soften])])
+        log_q = build.add("log_softmax", [build.add("mul", [output, soften])])
         p = build.add("exp", [log_p])
         each = build.add("mul", [p, build.add("sub", [log_p, log_q])])
         rows = build.type(each).size // build.type(each).shape[-1]

@@ -206,6 +206,12 @@ class Trainer(Stepping):
 
         return fit(self, data, epochs, **options)
 
+    def distill(self, teacher: Graph, data: Any, epochs: int = 1, **options: Any) -> FitResult:
+        """Train on a teacher's logits; see `homespun.training.distillation.distill`."""
+        from homespun.training.distillation import distill
+
+        return distill(self, teacher, data, epochs, **options)
+
     def evaluate(self, data: Any, **options: Any) -> dict[str, float]:
         """Loss and metrics of the model in inference mode; see `homespun.training.fit.evaluate`."""
         from homespun.training.fit import evaluate
