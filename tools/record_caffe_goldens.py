@@ -193,6 +193,16 @@ layer { name: "apart" type: "Deconvolution" bottom: "data" top: "apart"
             "apart": [(4, 2, 2, 2), (2,)],
         },
     ),
+    "larger": (
+        SMALL
+        + """
+layer { name: "zoom" type: "Interp" bottom: "data" top: "zoom" interp_param { zoom_factor: 3 } }
+layer { name: "size" type: "Interp" bottom: "data" top: "size" interp_param { height: 8 width: 7 } }
+layer { name: "norm" type: "Normalize" bottom: "data" top: "norm"
+  norm_param { across_spatial: false channel_shared: false } }
+""",
+        {"norm": [(4,)]},
+    ),
     "version1": (
         """name: "NAME"
 input: "data" input_dim: 2 input_dim: 4 input_dim: 9 input_dim: 11

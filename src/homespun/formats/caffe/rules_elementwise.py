@@ -118,6 +118,14 @@ def eltwise(net: Translation, layer: Layer) -> None:
     net.give(layer, y)
 
 
+def axpy(net: Translation, layer: Layer) -> None:
+    """`Axpy` of squeeze-and-excitation networks: a number a channel, times x, plus y."""
+    (a, factors), (x, shape), (y, other) = (net.read(layer, i) for i in range(3))
+    if len(shape) != 4 or shape != other or factors != (*shape[:2], 1, 1):
+        raise Unsupported(f"{list(factors)}, {list(shape)} and {list(other)} do not fit")
+    net.give(layer, net.emit(layer, "Add", [net.emit(layer, "Mul", [x, a], shape), y], shape))
+
+
 def dropout(net: Translation, layer: Layer) -> None:
     """`Dropout`, for training here."""
     x, shape = net.read(layer)
@@ -130,5 +138,5 @@ def dropout(net: Translation, layer: Layer) -> None:
 RULES = {
     **dict.fromkeys(_UNARY, unary),
     **{"ReLU": relu, "ELU": elu, "Clip": clip, "ReLU6": clip, "Swish": swish, "Power": power, "Exp": exponential},
-    **{"Log": exponential, "Eltwise": eltwise, "Dropout": dropout},
+    **{"Log": exponential, "Eltwise": eltwise, "Dropout": dropout, "Axpy": axpy},
 }

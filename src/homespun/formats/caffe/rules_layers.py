@@ -266,6 +266,23 @@ def prelu(net: Translation, layer: Layer) -> None:
     net.give(layer, net.emit(layer, "PRelu", [x, slope], shape))
 
 
+def normalize(net: Translation, layer: Layer) -> None:
+    """`Normalize` of single-shot detectors: each pixel's channels to length one, times weights."""
+    x, shape = net.read(layer)
+    settings = layer.settings("norm_param")
+    settings.ignore("scale_filler")
+    if settings.flag("across_spatial", True):
+        raise Unsupported("it normalises over the whole image; over each pixel's channels can be read")
+    n, _, height, width = _image(shape)
+    one = (n, 1, height, width)
+    square = net.emit(layer, "Mul", [x, x], shape)
+    total = net.emit(layer, "ReduceSum", [square, net.whole_numbers(layer, 1)], one, keepdims=1)
+    total = net.emit(layer, "Add", [total, net.number(layer, settings.number("eps", 1e-10))], one)
+    y = net.emit(layer, "Div", [x, net.emit(layer, "Sqrt", [total], one)], shape)
+    count = 1 if settings.flag("channel_shared", True) else shape[1]
+    net.give(layer, net.emit(layer, "Mul", [y, net.weight(layer, 0, (count, 1, 1), "weight")], shape))
+
+
 def axis_of(axis: int, rank: int) -> int:
     """An axis counted from the front. Raises `Unsupported` outside the rank."""
     if not -rank <= axis < rank:
@@ -276,5 +293,5 @@ def axis_of(axis: int, rank: int) -> int:
 RULES = {
     **dict.fromkeys(("Convolution", "Deconvolution", "ConvolutionDepthwise", "DepthwiseConvolution"), convolution),
     **{"InnerProduct": inner_product, "Pooling": pooling, "LRN": lrn, "BatchNorm": batch_norm, "PReLU": prelu},
-    **{"Scale": scale, "Bias": scale},
+    **{"Scale": scale, "Bias": scale, "Normalize": normalize},
 }

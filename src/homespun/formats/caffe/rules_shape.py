@@ -144,6 +144,43 @@ def shuffle(net: Translation, layer: Layer) -> None:
     net.give(layer, _reshaped(net, layer, y, shape))
 
 
+def upsample(net: Translation, layer: Layer) -> None:
+    """`Upsample` of YOLO's networks: every pixel becomes a square of equal ones."""
+    x, shape = net.read(layer)
+    settings = layer.settings("upsample_param")
+    factor = settings.integer("scale", 1)
+    if len(shape) != 4 or len(layer.bottoms) != 1 or not 0 < factor < 2**10:
+        raise Unsupported("it puts values back where a pooling found them, or is of no image")
+    how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    net.give(layer, _resized(net, layer, x, shape, (shape[2] * factor, shape[3] * factor), **how))
+
+
+def interp(net: Translation, layer: Layer) -> None:
+    """`Interp` of segmentation networks: linear, corners on corners; padding below nothing cuts pixels off before."""
+    x, shape = net.read(layer)
+    settings = layer.settings("interp_param")
+    pads = [settings.integer(n, 0) for n in ("pad_beg", "pad_end")]
+    shrink, zoom = settings.integer("shrink_factor", 1), settings.integer("zoom_factor", 1)
+    if len(shape) != 4 or max(pads) > 0 or not (0 < shrink < 2**10 and 0 < zoom < 2**10):
+        raise Unsupported(f"pads {pads}, factors {shrink} and {zoom} can't be")
+    for axis in (2, 3):
+        if any(pads):
+            x, shape = _cut(net, layer, x, shape, axis, -pads[0], shape[axis] + pads[1])
+    if settings.has("height") or settings.has("width"):
+        size = (settings.integer("height", 0), settings.integer("width", 0))
+    else:
+        small = [(n - 1) // shrink + 1 for n in shape[2:]]
+        size = (small[0] + (small[0] - 1) * (zoom - 1), small[1] + (small[1] - 1) * (zoom - 1))
+    how = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+    net.give(layer, _resized(net, layer, x, shape, size, **how))
+
+
+def _resized(net: Translation, layer: Layer, x: str, shape: Shape, size: tuple[int, int], **how: str) -> str:
+    """x with another height and width."""
+    numbers = net.whole_numbers(layer, *size)
+    return net.emit(layer, "Resize", [x, "", "", numbers], (*shape[:2], *size), axes=[2, 3], **how)
+
+
 def reduction(net: Translation, layer: Layer) -> None:
     """`Reduction` of all axes from one on: a sum, one of absolute values or squares, a mean; times a factor."""
     x, shape = net.read(layer)
@@ -163,5 +200,12 @@ def reduction(net: Translation, layer: Layer) -> None:
 
 RULES = {
     **{"Concat": concat, "Slice": slice_, "Split": split, "Crop": crop, "Softmax": softmax, "Flatten": flatten},
-    **{"Reshape": reshape, "Permute": permute, "ShuffleChannel": shuffle, "Reduction": reduction},
+    **{
+        "Reshape": reshape,
+        "Permute": permute,
+        "ShuffleChannel": shuffle,
+        "Reduction": reduction,
+        "Upsample": upsample,
+        "Interp": interp,
+    },
 }
