@@ -14,7 +14,7 @@ from homespun.formats.assembly import Unsupported
 from homespun.formats.caffe.text import Message, Word, parse
 from homespun.formats.checked import shortened
 
-_LARGEST_TEXT = 2**22
+_LARGEST_TEXT = 2**21
 _MOST_AXES = 32
 _LONGEST_NAME = 1000
 #: Types of version 1 that are not today's names in capitals.

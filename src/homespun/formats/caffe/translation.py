@@ -119,7 +119,10 @@ class Translation:
     def _layer(self, layer: Layer, rules: Mapping[str, Rule]) -> None:
         reads = [self._now[b] for b in layer.bottoms]
         if layer.kind in _DATA:
-            self._data(layer)
+            try:
+                self._data(layer)
+            except Unsupported as e:
+                raise self.network.fail(f"layer {shortened(layer.name)}", str(e)) from None
             return
         if layer.kind in _LOSSES:
             self._loss(layer, reads)
