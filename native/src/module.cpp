@@ -16,6 +16,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "placement.hpp"
 #include "program.hpp"
 #include "registry.hpp"
 
@@ -207,6 +208,16 @@ NB_MODULE(_native, m) {
         "Constants (weights) of a kernel in the layout it reads. uint8 (bytes,), 64-byte aligned.");
   m.def("workspace_bytes", &workspace_bytes, "kernel"_a, "ints"_a, "threads"_a, "isa"_a,
         "Bytes that the operand 'workspace' of a kernel must have; 0 where it may be absent.");
+  m.def(
+      "place",
+      [](const std::vector<std::tuple<int64_t, int64_t, int64_t>>& buffers, const std::vector<int64_t>& order) {
+        std::vector<hs::Life> lives;
+        for (const auto& [size, first, last] : buffers) lives.push_back({size, first, last});
+        return hs::place(lives, order);
+      },
+      "buffers"_a, "order"_a,
+      "Offsets of buffers (size, first call, last call), placed in an order, each into the tightest gap between those "
+      "placed before that live at the same time.");
   m.def(
       "aligned_bytes",
       [](size_t count) {

@@ -1,8 +1,10 @@
 """The memory plan: properties over random lifetimes, and hand-made cases whose best plan is known."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from homespun import _native
 from homespun.compile.memory import ALIGNMENT, Buffer, aligned, lower_bound, plan
 
 spans = st.tuples(st.integers(0, 30), st.integers(0, 12), st.integers(0, 5000))
@@ -54,3 +56,9 @@ def test_a_hole_is_filled_by_the_tightest_fit() -> None:
 
 def test_nothing_to_plan() -> None:
     assert plan([]).size == 0
+
+
+@pytest.mark.parametrize("order", [[0], [0, 0], [0, 2], [1, -1], [0, 1, 1]])
+def test_an_order_that_leaves_buffers_out_or_names_one_twice_is_refused(order: list[int]) -> None:
+    with pytest.raises(ValueError, match="every buffer once"):
+        _native.place([(64, 0, 1), (64, 0, 1)], order)

@@ -220,40 +220,50 @@ class Lowering:
             taken.add(root)
             self._landing[root] = position
 
-    def assemble(self) -> Lowered:
-        """Plan the arena and turn names into operands."""
+    def buffers(self) -> list[Buffer]:
+        """Lower the graph, and say only what would be in the arena."""
         self.lower_all()
+        return list(self._lives(self._keys()).values())
+
+    def _keys(self) -> dict[str, str]:
+        """For each tensor of a call, the name under which its bytes are planned."""
         shared = self._share_in_place()
+        return {name: shared(self.root(name)) for call in self.calls for _, name in call.tensors()}
+
+    def _lives(self, keys: Mapping[str, str]) -> dict[str, Buffer]:
         lives: dict[str, list[int]] = {}
         for at, call in enumerate(self.calls):
             for _, name in call.tensors():
-                key = shared(self.root(name))
-                span = lives.setdefault(key, [at, at])
-                span[1] = at
-        arena = [k for k in lives if self._space(k) == ARENA]
-        buffers = [Buffer(self.types[k].nbytes, *lives[k]) for k in arena]
-        layout = plan(buffers)
+                lives.setdefault(keys[name], [at, at])[1] = at
+        return {k: Buffer(self.types[k].nbytes, *span) for k, span in lives.items() if self._space(k) == ARENA}
+
+    def assemble(self) -> Lowered:
+        """Plan the arena and turn names into operands."""
+        self.lower_all()
+        keys = self._keys()
+        arena = self._lives(keys)
+        layout = plan(list(arena.values()))
         offsets = dict(zip(arena, layout.offsets, strict=True))
         instructions, nodes = [], []
-        uses = [self._use(call, shared) for call in self.calls]
+        uses = [self._use(call, keys) for call in self.calls]
+        places = {key: self._place(key, offsets) for key in dict.fromkeys(keys.values())}
         for call in self.calls:
             names, int_names, float_names = self._schema[call.kernel]
-            operands = [self._operand(call.operands.get(n, ""), shared, offsets) for n in names]
+            operands = [self._operand(call.operands.get(n, ""), keys, places) for n in names]
             ints = [call.ints[n] for n in int_names]
             instructions.append((call.kernel, operands, ints, [call.floats[n] for n in float_names]))
             nodes.append(call.node)
         unshared = sum(aligned(self.types[t].nbytes) for t in self._arena_tensors())
-        named = dict(zip(arena, buffers, strict=True))
-        return Lowered(instructions, nodes, layout, unshared, self._constants, self.types, named, uses)
+        return Lowered(instructions, nodes, layout, unshared, self._constants, self.types, arena, uses)
 
-    def _use(self, call: Call, shared: Callable[[str], str]) -> Use:
+    def _use(self, call: Call, keys: Mapping[str, str]) -> Use:
         node = self._nodes.get(call.node)
         made = set(node.outputs) if node is not None else set()
         written: set[str] = set()
         read: set[str] = set()
         for operand, name in call.tensors():
             fills = name in made or operand in ("workspace", "output")
-            (written if fills else read).add(shared(self.root(name)))
+            (written if fills else read).add(keys[name])
         return Use(frozenset(read), frozenset(written))
 
     def _arena_tensors(self) -> set[str]:
@@ -271,12 +281,15 @@ class Lowering:
             return CONSTANTS
         return ARENA
 
-    def _operand(self, name: str, shared: Callable[[str], str], offsets: Mapping[str, int]) -> Operand:
+    def _operand(self, name: str, keys: Mapping[str, str], places: Mapping[str, Operand]) -> Operand:
         if not name:
             return NONE
         if name.startswith("constant:"):
             return (CONSTANTS, self._constants.offsets[name.removeprefix("constant:")])
-        key = shared(self.root(name))
+        return places[keys[name]]
+
+    def _place(self, key: str, offsets: Mapping[str, int]) -> Operand:
+        """Where the bytes are that are planned under a name."""
         if key in self._placed:
             return self._placed[key]
         if key in self._landing:

@@ -11,9 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from homespun import _native
+
 ALIGNMENT = 64
 #: Arenas so much larger than their lower bound are improved, in at most so many rounds.
 CLOSE, _ROUNDS = 1.02, 24
+
+Life = tuple[int, int, int]  # size, first and last call of a buffer
 
 
 @dataclass(frozen=True)
@@ -56,78 +60,61 @@ def plan(buffers: Sequence[Buffer]) -> Plan:
     """Offsets for all buffers: the best of several greedy orders, the first that meets the lower bound. Where none
     comes close, the buffers at the top of the arena are placed earlier, again and again."""
     bound = lower_bound(buffers)
-    sizes = [aligned(b.size) for b in buffers]
-    neighbours = _neighbours(buffers)
-    best: tuple[int, list[int]] | None = None
+    lives = [(aligned(b.size), b.first, b.last) for b in buffers]
+    largest = max((b.size for b in buffers), default=0)
+    best: tuple[int, list[int]] = (0, [])
     best_order: list[int] = []
-    for key in _ORDERS:
-        order = sorted(range(len(buffers)), key=lambda i: key(buffers[i]))
-        offsets, size = _place(sizes, neighbours, order)
-        if best is None or size < best[0]:
+    for key in _ORDERS if buffers else ():
+        order = sorted(range(len(buffers)), key=lambda i: key(buffers[i], largest))
+        offsets, size = _place(lives, order)
+        if not best_order or size < best[0]:
             best, best_order = (size, offsets), order
         if size == bound:
             break
-    size, offsets = best if best is not None else (0, [])
-    if size > CLOSE * bound:
-        size, offsets = _improve(sizes, neighbours, best_order, offsets, size, bound)
-    return Plan(tuple(offsets), size, bound)
+    if best[0] > CLOSE * bound:
+        best = _improve(lives, best_order, best, bound)
+    return Plan(tuple(best[1]), best[0], bound)
 
 
-def _improve(
-    sizes: Sequence[int], neighbours: Sequence[list[int]], order: list[int], offsets: list[int], size: int, bound: int
-) -> tuple[int, list[int]]:
+def _improve(lives: Sequence[Life], order: list[int], best: tuple[int, list[int]], bound: int) -> tuple[int, list[int]]:
     """The best of some rounds. Each places earlier what was at the top in the one before: first of all, or, every other
     time, just before the neighbour that it lies on; one alone often runs in circles."""
-    best = (size, offsets)
+    size, offsets = best
     for turn in range(_ROUNDS):
-        for i in [i for i in order if offsets[i] + sizes[i] == size and sizes[i]]:
+        for i in [i for i in order if offsets[i] + lives[i][0] == size and lives[i][0]]:
             at = order.index(i)
-            below = set(neighbours[i])
-            earlier = [k for k in range(at) if order[k] in below]
+            earlier = [k for k in range(at) if _meet(lives[order[k]], lives[i])]
             order.insert(earlier[-1] if earlier and turn % 2 else 0, order.pop(at))
-        offsets, size = _place(sizes, neighbours, order)
+        offsets, size = _place(lives, order)
         best = min(best, (size, offsets))
         if best[0] <= CLOSE * bound:
             break
     return best
 
 
-# The order that most often meets the bound comes first: a plan is made each time that a program is compiled.
-_ORDERS: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
-    lambda b: (-b.size * (b.last - b.first + 1), b.first),
-    lambda b: (b.first - b.last, -b.size),
-    lambda b: (-b.size, b.first),
-    lambda b: (b.first, -b.size),
-    lambda b: (-b.last, -b.size),
+def _meet(a: Life, b: Life) -> bool:
+    return a[1] <= b[2] and b[1] <= a[2]
+
+
+def _area(b: Buffer) -> int:
+    return b.size * (b.last - b.first + 1)
+
+
+#: By the buffer and the size of the largest. The order that most often meets the bound comes first, since a plan is
+#: made each time that a program is compiled: what is small and lives long first of all, or it splits others' gaps.
+_ORDERS: tuple[Callable[[Buffer, int], tuple[int, ...]], ...] = (
+    lambda b, largest: (b.size * 64 >= largest or b.last - b.first <= 20, -_area(b), b.first),
+    lambda b, _: (-_area(b), b.first),
+    lambda b, _: (b.first - b.last, -b.size),
+    lambda b, _: (-b.size, b.first),
+    lambda b, largest: (b.size * 64 >= largest, -_area(b), b.first),
+    lambda b, _: (b.first, -b.size),
+    lambda b, _: (-b.last, -b.size),
 )
 
 
-def _neighbours(buffers: Sequence[Buffer]) -> list[list[int]]:
-    """For each buffer, the others that are alive at some moment of its life: all that it must not overlap."""
-    neighbours: list[list[int]] = [[] for _ in buffers]
-    alive: list[int] = []
-    for i in sorted(range(len(buffers)), key=lambda i: buffers[i].first):
-        alive = [j for j in alive if buffers[j].last >= buffers[i].first]
-        for j in alive:
-            neighbours[j].append(i)
-        neighbours[i].extend(alive)
-        alive.append(i)
-    return neighbours
-
-
-def _place(sizes: Sequence[int], neighbours: Sequence[list[int]], order: Sequence[int]) -> tuple[list[int], int]:
-    """Place buffers one by one, each into the tightest gap between those placed that live at the same time."""
-    offsets = [-1] * len(sizes)
-    end = 0
-    for i in order:
-        size = sizes[i]
-        cursor, best_offset, best_gap = 0, -1, 0
-        for start, length in sorted([(offsets[j], sizes[j]) for j in neighbours[i] if offsets[j] >= 0]):
-            gap = start - cursor
-            if gap >= size and (best_offset < 0 or gap < best_gap):
-                best_offset, best_gap = cursor, gap
-            if start + length > cursor:
-                cursor = start + length
-        offsets[i] = best_offset if best_offset >= 0 else cursor
-        end = max(end, offsets[i] + size)
-    return offsets, end
+def _place(lives: Sequence[Life], order: Sequence[int]) -> tuple[list[int], int]:
+    """Place buffers one by one, each into the tightest gap between those placed that live at the same time: (offsets,
+    where the last ends)."""
+    offsets = _native.place(lives, order)
+    return offsets, max(o + life[0] for o, life in zip(offsets, lives, strict=True))

@@ -7,7 +7,7 @@ that the caller gives (virtual batches, federated learning); "apply" updates fro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Protocol
 
@@ -198,10 +198,43 @@ class Kept:
 BEGIN_AGAIN = Kept(0, 0, (), ())
 
 
+@dataclass(frozen=True)
+class FusedGraph:
+    """A joint graph but for what is computed again, and the order; `inputs` are the names of its inputs in order."""
+
+    graph: Graph
+    types: dict[str, TensorType]
+    inputs: list[str]
+    control: str
+    loss: str
+
+    def ordered(self, again: Sequence[str] | None) -> tuple[Graph, dict[str, TensorType]]:
+        """(graph, types) with the outputs of these layers computed again (None: where it costs next to nothing). Leaves
+        this one as it is."""
+        graph, types = self.graph.copy(), dict(self.types)
+        for z in recompute(graph, worthwhile(candidates(graph, types)) if again is None else again):
+            types[f"{z}/again"] = types[z]
+        schedule(graph)
+        graph.outputs = []
+        for name, place in ((self.control, CONTROL), (self.loss, LOSS)):
+            if name:
+                graph.rename(name, f"{place}/now")
+                types[f"{place}/now"] = types.pop(name)
+        return graph, types
+
+
 def joint_graph(
     model: Graph, plan: TrainingPlan, mode: Mode, batch: int, states: Mapping[str, TensorType]
 ) -> tuple[Graph, dict[str, TensorType], list[str]]:
     """(graph, types, names of its inputs in order) of one mode. `states` are those that are not the model's own."""
+    fused = fused_graph(model, plan, mode, batch, states)
+    return (*fused.ordered(plan.recompute), fused.inputs)
+
+
+def fused_graph(
+    model: Graph, plan: TrainingPlan, mode: Mode, batch: int, states: Mapping[str, TensorType]
+) -> FusedGraph:
+    """The first part of `joint_graph`."""
     graph = model.copy()
     graph.prune()
     for name, t in states.items():
@@ -268,17 +301,7 @@ def joint_graph(
         fuse_training_blocks(graph)
     else:
         graph.prune()
-    again = plan.recompute if plan.recompute is not None else worthwhile(candidates(graph, types))
-    for z in recompute(graph, again):
-        types[f"{z}/again"] = types[z]
-    schedule(graph)
-    graph.outputs = []
-    graph.rename(control, f"{CONTROL}/now")
-    types[f"{CONTROL}/now"] = types.pop(control)
-    if loss:
-        graph.rename(loss, f"{LOSS}/now")
-        types[f"{LOSS}/now"] = types.pop(loss)
-    return graph, types, inputs
+    return FusedGraph(graph, types, inputs, control, loss)
 
 
 def _state(name: str, t: TensorType) -> Tensor:
@@ -319,16 +342,25 @@ def lower_training(
     threads: int,
 ) -> tuple[Lowered, Graph, tuple[str, ...]]:
     """Build and plan one program: (the program as data, its graph, the names of its inputs in order)."""
+    graph, types, inputs = joint_graph(model, plan, mode, batch, other_states(model, layout))
+    placed = places(mode, len(inputs), layout, gradient_layout)
+    lowered = Lowering(graph, types, isa, threads, ConstantPool(), placed).assemble()
+    return lowered, graph, tuple(inputs)
+
+
+def other_states(model: Graph, layout: StateLayout) -> dict[str, TensorType]:
+    """The states of a layout that are not the model's own."""
     own = {t.name for t in model.with_role("parameter", "state")}
-    states = {n: t for n, t in layout.types.items() if n not in own}
-    graph, types, inputs = joint_graph(model, plan, mode, batch, states)
+    return {n: t for n, t in layout.types.items() if n not in own}
+
+
+def places(mode: Mode, inputs: int, layout: StateLayout, gradient_layout: StateLayout) -> dict[str, Operand]:
+    """Where tensors of a program are that outlive it."""
     placed: dict[str, Operand] = {name: (STATE, at) for name, at in layout.offsets.items()}
     placed[f"{LOSS}/now"], placed[f"{CONTROL}/now"] = placed[LOSS], placed[CONTROL]
     if mode != "step":
-        block = EXTERNAL + len(inputs)
-        placed |= {gradient_name(n): (block, at) for n, at in gradient_layout.offsets.items()}
-    lowered = Lowering(graph, types, isa, threads, ConstantPool(), placed).assemble()
-    return lowered, graph, tuple(inputs)
+        placed |= {gradient_name(n): (EXTERNAL + inputs, at) for n, at in gradient_layout.offsets.items()}
+    return placed
 
 
 def compile_training(
@@ -349,13 +381,3 @@ def compile_training(
         lowered.instructions, lowered.plan.size, lowered.constants.blob(), state, externals, threads, isa
     )
     return TrainingProgram(lowered, program, graph, inputs)
-
-
-def recompute_candidates(
-    model: Graph, plan: TrainingPlan, mode: Mode, batch: int, layout: StateLayout
-) -> tuple[str, ...]:
-    """Layers that could be computed again, those first that cost least for what they save."""
-    own = {t.name for t in model.with_role("parameter", "state")}
-    states = {n: t for n, t in layout.types.items() if n not in own}
-    graph, types, _ = joint_graph(model, replace(plan, recompute=()), mode, batch, states)
-    return tuple(c.name for c in candidates(graph, types))

@@ -77,25 +77,25 @@ def _in_words(size: int) -> str:
 def _fit(programs: Programs, micro: int, size: int, budget: int) -> tuple[Choice | None, int]:
     """(the choice with the fewest layers computed again that fits, or None; bytes of the smallest tried)."""
     mode: Mode = "gradients" if micro else "step"
-
-    def needed(recompute: tuple[str, ...] | None) -> int:
-        arena = programs.planned(mode, size, recompute).plan.size
-        state = programs.state
-        return arena + state.store.layout.size + (state.gradient_layout.size if micro else 0)
-
-    usual = needed(None)
+    state = programs.state
+    around = state.store.layout.size + (state.gradient_layout.size if micro else 0)
+    draft = programs.draft(mode, size)
+    usual = around + draft.arena(None)
     if usual <= budget:
         return Choice(micro, None, usual), usual
-    candidates = programs.candidates(mode, size)
-    smallest = usual
-    low, high = 0, len(candidates)
-    best: Choice | None = None
+    candidates = draft.candidates()
+    smallest = min(usual, around + draft.arena(candidates))
+    if smallest > budget:
+        return None, smallest
+    low, high = 1, len(candidates)
     while low < high:  # more layers never take more memory, but for small buffers that happen to lie badly
         middle = (low + high) // 2
-        bytes_needed = needed(candidates[: middle + 1])
-        smallest = min(smallest, bytes_needed)
-        if bytes_needed <= budget:
-            best, high = Choice(micro, candidates[: middle + 1], bytes_needed), middle
+        if around + draft.least(candidates[:middle]) <= budget:
+            high = middle
         else:
             low = middle + 1
-    return best, smallest
+    for count in range(low, len(candidates) + 1):  # nearly always the first: plans come close to the least
+        needed = around + draft.arena(candidates[:count])
+        if needed <= budget:
+            return Choice(micro, candidates[:count], needed), needed
+    return None, smallest

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from homespun.compile.compiler import MemoryReport
+from homespun.compile.draft import Draft
 from homespun.compile.inspection import Inspection
 from homespun.compile.lowering import Lowered
 from homespun.compile.training import (
@@ -19,7 +20,6 @@ from homespun.compile.training import (
     TrainingProgram,
     compile_training,
     lower_training,
-    recompute_candidates,
 )
 from homespun.graph import Array, TensorType, infer
 from homespun.training.budget import Choice
@@ -122,10 +122,11 @@ class Programs:
         layouts = (self.state.store.layout, self.state.gradient_layout)
         return lower_training(self.state.split.trained, plan, mode, batch, *layouts, self.isa, self.threads)[0]
 
-    def candidates(self, mode: Mode, batch: int) -> tuple[str, ...]:
-        """Layers that could be computed again in the backward pass, the best bargains first."""
-        plan = self._plan(self._likely_targets(batch), ())
-        return recompute_candidates(self.state.split.trained, plan, mode, batch, self.state.store.layout)
+    def draft(self, mode: Mode, batch: int) -> Draft:
+        """A program as it would be with these or those layers computed again."""
+        plan = self._plan(self._likely_targets(batch), None)
+        layouts = (self.state.store.layout, self.state.gradient_layout)
+        return Draft(self.state.split.trained, plan, mode, batch, *layouts, self.isa, self.threads)
 
     def plain_plan(self, batch: int) -> TrainingPlan:
         """The plan of a step as operators by themselves: nothing fused, nothing computed twice."""

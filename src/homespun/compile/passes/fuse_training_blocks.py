@@ -173,8 +173,10 @@ def _input_gradients(graph: Graph) -> bool:
         if len(consumers[dy]) > 1:
             if a["activation"] != "none":
                 continue
-            graph.replace_uses(dy, node.outputs[0])  # without an activation g is dy
-            consumers = graph.consumers()
+            for reader in consumers.pop(dy):  # without an activation g is dy
+                reader.inputs = tuple(node.outputs[0] if n == dy else n for n in reader.inputs)
+                consumers.setdefault(node.outputs[0], []).append(reader)
+            graph.outputs = [node.outputs[0] if n == dy else n for n in graph.outputs]
         inputs = list(layer.inputs)
         inputs[END_Z], inputs[END_COEFFICIENTS] = z, coefficients
         layer.inputs = tuple(inputs)
