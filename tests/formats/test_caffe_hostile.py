@@ -128,9 +128,9 @@ HOSTILE: dict[str, tuple[str, bytes, str]] = {
         "would have",
     ),
     "a layer that reads a hundred thousand blobs": (
-        one("Eltwise", "", 'bottom: "data" ' * 200_000),
+        one("Eltwise", "", 'bottom: "data" ' * 100_000),
         SMALL,
-        "reads 200001 blobs",
+        "reads 100001 blobs",
     ),
     "a chain of a layer's own name": (
         INPUT
