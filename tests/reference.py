@@ -102,19 +102,18 @@ def resize(x: Array, a: dict[str, Any]) -> Array:
     """Each output pixel by itself, with the coordinates that ONNX defines for `Resize`."""
 
     def source(at: int, size: int, out: int, scale: float) -> float:
-        scale = scale or out / size
-        match a["coordinates"]:
-            case "half_pixel":
-                return (at + 0.5) / scale - 0.5
-            case "align_corners":
-                return at * (size - 1) / (out - 1) if out > 1 else 0.0
-        return at / scale
+        if a["coordinates"] == "align_corners":
+            return at * (size - 1) / (out - 1) if out > 1 else 0.0
+        middle = 0.5 if a["coordinates"] == "half_pixel" else 0.0
+        if scale:  # in float32, as runtimes do
+            return float((np.float32(at) + np.float32(middle)) / np.float32(scale) - np.float32(middle))
+        return round((at + middle) * size / out - middle, 9)
 
     def along(x: Array, axis: int) -> Array:
         size, out = x.shape[axis], a["size"][axis - 1]
         lines = []
         for at in range(out):
-            place = round(source(at, size, out, a["scale"][axis - 1]), 6)
+            place = source(at, size, out, a["scale"][axis - 1])
             if a["mode"] == "nearest":
                 lower, upper = math.floor(place), math.ceil(place)
                 middle = place - lower == 0.5

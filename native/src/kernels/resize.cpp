@@ -15,7 +15,8 @@ HS_FIELDS(ResizeFloats, float, scale_h, scale_w);  // of the coordinates, where 
 
 enum Coordinates : int64_t { half_pixel, align_corners, asymmetric };
 enum Rounding : int64_t { floor, prefer_floor, prefer_ceil, ceil };
-// What rounding errors move a coordinate by at most; coordinates that should be whole numbers, or halves, then are.
+// What rounding errors move a coordinate by at most: those that follow from the sizes, and should be whole numbers or
+// halves, then are.
 constexpr double kSlack = 1e-6;
 
 // What one output line or column is made of: x[low] * (1 - weight) + x[high] * weight.
@@ -32,22 +33,33 @@ int64_t whole_below(double v) {
 class Axis {
  public:
   Axis(const ResizeInts& d, int64_t size, int64_t out, float scale)
-      : size_(size), linear_(d.linear != 0), rounding_(d.rounding) {
+      : size_(size),
+        linear_(d.linear != 0),
+        aligned_(d.coordinates == align_corners),
+        rounding_(d.rounding),
+        middle_(d.coordinates == half_pixel ? 0.5f : 0.0f),
+        scale_(aligned_ ? 0.0f : scale) {
     const double from = static_cast<double>(size), to = static_cast<double>(out);
-    step_ = scale > 0.0f ? 1.0 / static_cast<double>(scale) : from / to;
-    start_ = d.coordinates == half_pixel ? 0.5 * step_ - 0.5 : 0.0;
-    if (d.coordinates == align_corners) step_ = out > 1 ? (from - 1.0) / (to - 1.0) : 0.0;
+    step_ = from / to;
+    if (aligned_) step_ = out > 1 ? (from - 1.0) / (to - 1.0) : 0.0;
+  }
+
+  // A scale that is given is no exact ratio: runtimes divide by it in float32, and so does this.
+  double coordinate(int64_t at) const {
+    if (scale_ > 0.0f) return static_cast<double>((static_cast<float>(at) + middle_) / scale_ - middle_);
+    return (static_cast<double>(at) + static_cast<double>(middle_)) * step_ - static_cast<double>(middle_);
   }
 
   Taps operator()(int64_t at) const {
-    const double exact = static_cast<double>(at) * step_ + start_;
+    const double exact = coordinate(at);
+    const double slack = scale_ > 0.0f ? 0.0 : kSlack;
     const double last = static_cast<double>(size_ - 1);
     if (!linear_) {
       int64_t nearest = 0;
-      if (rounding_ == floor) nearest = whole_below(exact + kSlack);
-      if (rounding_ == prefer_ceil) nearest = whole_below(exact + 0.5 + kSlack);
-      if (rounding_ == prefer_floor) nearest = -whole_below(0.5 - exact + kSlack);
-      if (rounding_ == ceil) nearest = -whole_below(-exact + kSlack);
+      if (rounding_ == floor) nearest = whole_below(exact + slack);
+      if (rounding_ == prefer_ceil) nearest = whole_below(exact + 0.5 + slack);
+      if (rounding_ == prefer_floor) nearest = -whole_below(0.5 - exact + slack);
+      if (rounding_ == ceil) nearest = -whole_below(-exact + slack);
       nearest = nearest < 0 ? 0 : min_of(nearest, size_ - 1);
       return {nearest, nearest, 0.0f};
     }
@@ -58,9 +70,10 @@ class Axis {
 
  private:
   int64_t size_;
-  bool linear_;
+  bool linear_, aligned_;
   int64_t rounding_;
-  double step_, start_;
+  float middle_, scale_;
+  double step_;
 };
 
 template <class S>

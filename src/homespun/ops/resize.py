@@ -108,15 +108,16 @@ RESIZE = Operator(
 
 def matrix(a: Attributes, axis: int, size: int) -> Array:
     """What `resize` does along an axis (0 down, 1 across) of `size` pixels: a matrix (out, size), float32."""
-    out, scale = a["size"][axis], float(a["scale"][axis])
-    step = 1.0 / scale if scale > 0 else size / out
-    at = np.arange(out) * step
-    if a["coordinates"] == "half_pixel":
-        at += 0.5 * step - 0.5
-    elif a["coordinates"] == "align_corners":
-        at = np.arange(out) * ((size - 1) / (out - 1) if out > 1 else 0.0)
+    out, scale = a["size"][axis], np.float32(a["scale"][axis])
+    middle = 0.5 if a["coordinates"] == "half_pixel" else 0.0
+    if a["coordinates"] == "align_corners":
+        scale, at = np.float32(0), np.arange(out) * ((size - 1) / (out - 1) if out > 1 else 0.0)
+    elif scale > 0:
+        at = (np.arange(out, dtype=np.float32) + np.float32(middle)) / scale - np.float32(middle)
+    else:
+        at = (np.arange(out) + middle) * (size / out) - middle
     if a["mode"] == "nearest":
-        slack = 1e-6
+        slack = 0.0 if scale > 0 else 1e-6  # as in the kernel
         nearest = {
             "floor": np.floor(at + slack),
             "round_prefer_ceil": np.floor(at + 0.5 + slack),
