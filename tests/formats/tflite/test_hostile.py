@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -21,6 +22,10 @@ class Made:
         self.name, self.data, self.shape = b"weight", bytes(1000), [1000]
         self.scales, self.axis = 0, 0
         self.tensors = self.operators = self.operands = 1
+        #: Of a sparse tensor: its axes' order, those cut into blocks, each level's size, or segments and indices.
+        self.order: list[int] = []
+        self.blocks: list[int] = []
+        self.levels: list[int | tuple[list[int], list[int]]] = []
 
     def file(self) -> bytes:
         b = self.b = flatbuffers.Builder(1024)
@@ -36,6 +41,7 @@ class Made:
         tflite.QuantizationParametersAddScale(b, scales)
         tflite.QuantizationParametersAddQuantizedDimension(b, self.axis)
         quantised = tflite.QuantizationParametersEnd(b)
+        sparsity = self.sparsity() if self.levels else 0
         shapes = [self.numbers(s) for s in ([1, 4], self.shape)]
         tensors = []
         for shape, buffer, kind in ((shapes[0], 0, 0), (shapes[0], 0, 0), (shapes[1], 1, 9)):
@@ -46,6 +52,8 @@ class Made:
             tflite.TensorAddType(b, kind)
             if buffer:
                 tflite.TensorAddQuantization(b, quantised)
+                if sparsity:
+                    tflite.TensorAddSparsity(b, sparsity)
             tensors.append(tflite.TensorEnd(b))
         read, written = self.numbers([0] * self.operands), self.numbers([1])
         tflite.OperatorStart(b)
@@ -73,6 +81,32 @@ class Made:
         tflite.ModelAddBuffers(b, buffer_list)
         b.Finish(tflite.ModelEnd(b), b"TFL3")
         return bytes(b.Output())
+
+    def sparsity(self) -> int:
+        b, made = self.b, []
+        for level in self.levels:
+            vectors = []
+            for numbers in () if isinstance(level, int) else level:
+                values = self.numbers(numbers)
+                tflite.Int32VectorStart(b)
+                tflite.Int32VectorAddValues(b, values)
+                vectors.append(tflite.Int32VectorEnd(b))
+            tflite.DimensionMetadataStart(b)
+            if isinstance(level, int):
+                tflite.DimensionMetadataAddDenseSize(b, level)
+            else:
+                tflite.DimensionMetadataAddFormat(b, 1)
+                tflite.DimensionMetadataAddArraySegmentsType(b, 1)
+                tflite.DimensionMetadataAddArraySegments(b, vectors[0])
+                tflite.DimensionMetadataAddArrayIndicesType(b, 1)
+                tflite.DimensionMetadataAddArrayIndices(b, vectors[1])
+            made.append(tflite.DimensionMetadataEnd(b))
+        levels, order, blocks = self.tables(made), self.numbers(self.order), self.numbers(self.blocks)
+        tflite.SparsityParametersStart(b)
+        tflite.SparsityParametersAddTraversalOrder(b, order)
+        tflite.SparsityParametersAddBlockMap(b, blocks)
+        tflite.SparsityParametersAddDimMetadata(b, levels)
+        return int(tflite.SparsityParametersEnd(b))
 
     def numbers(self, values: Sequence[int]) -> int:
         return int(self.b.CreateNumpyVector(np.asarray(values, np.int32)))
@@ -115,11 +149,44 @@ def many_axes(made: Made) -> None:
     made.shape = [1] * 100
 
 
+def sparse(made: Made) -> None:
+    """Four rows of four in two blocks of rows; of each pair, some columns."""
+    made.data, made.shape = bytes(6), [4, 4]
+    made.order, made.blocks = [0, 1, 2], [0]
+    made.levels = [2, ([0, 1, 3], [3, 0, 2]), 2]
+
+
+def sparse_and(**changes: Any) -> Callable[[Made], None]:
+    def change(made: Made) -> None:
+        sparse(made)
+        for name, value in changes.items():
+            setattr(made, name, value)
+
+    return change
+
+
+def test_a_sparse_tensor_is_read(tmp_path: Path) -> None:
+    made = Made()
+    sparse(made)
+    assert load(tmp_path / "net.tflite", made).nodes
+
+
 HOSTILE: dict[str, tuple[Callable[[Made], None], str]] = {
     "data that 4,000 tensors share": (shared_data, "more memory than makes sense"),
     "an operator of 20,000 operands, 20,000 times": (shared_operators, "entries do not fit"),
     "more scales than channels": (more_scales_than_channels, "scales do not fit"),
     "a hundred axes": (many_axes, "100 axes"),
+    "sparse, of a size that memory has not": (sparse_and(shape=[2**15, 2**15, 2**15]), "more memory than makes sense"),
+    "sparse, with a level too few": (sparse_and(levels=[2, ([0, 1, 3], [3, 0, 2])]), "do not fit its shape"),
+    "sparse, an axis twice": (sparse_and(order=[0, 0, 2]), "do not fit its shape"),
+    "sparse, blocks of no axis": (sparse_and(blocks=[7]), "an axis that it has not"),
+    "sparse, blocks that leave a rest": (sparse_and(shape=[5, 4]), "blocks .* do not fit"),
+    "sparse, a size that is another": (sparse_and(levels=[9, ([0, 1, 3], [3, 0, 2]), 2]), "does not fit"),
+    "sparse, an index outside": (sparse_and(levels=[2, ([0, 1, 3], [3, 0, 4]), 2]), "places of its sparse values"),
+    "sparse, an index below": (sparse_and(levels=[2, ([0, 1, 3], [3, -1, 2]), 2]), "places of its sparse values"),
+    "sparse, segments backwards": (sparse_and(levels=[2, ([0, 4, 3], [3, 0, 2]), 2]), "places of its sparse values"),
+    "sparse, segments too many": (sparse_and(levels=[2, ([0, 1, 2, 3], [3, 0, 2]), 2]), "places of its sparse values"),
+    "sparse, values too few": (sparse_and(data=bytes(5)), "has 5 bytes; 6 values"),
 }
 
 
