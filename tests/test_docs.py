@@ -1,6 +1,7 @@
 """The documentation is true: its Python runs, its links lead somewhere, and what must be documented is."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,14 @@ RUN = [
     "docs/memory.md",
     "docs/onnx.md",
     "docs/pausing.md",
+    "docs/tflite.md",
     "docs/training.md",
     "docs/adding-a-pass.md",
     "docs/adding-an-op.md",
     "docs/adding-a-format.md",
 ]
+#: Files that a page takes for granted, by the names that it calls them.
+GIVEN = {"docs/tflite.md": {"foreign.tflite": "tests/formats/goldens/tflite/classifier_uint8.tflite"}}
 #: Those that take for granted that there are photos, and torchvision's weights.
 WITH_PHOTOS = {"README.md", "README.zh-CN.md", "docs/training.md"}
 
@@ -49,6 +53,8 @@ def test_the_code_on_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     if page in WITH_PHOTOS:
         lay_out(tmp_path)
+    for name, source in GIVEN.get(page, {}).items():
+        shutil.copy(ROOT / source, tmp_path / name)
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
     assert blocks
     namespace: dict[str, object] = {"__name__": page}

@@ -110,7 +110,8 @@ class Interpreter(Assembly):
                 "graph", f"{len(problems)} of {len(self._operations)} operators can't be imported:\n  {text}"
             )
         for i in self._outputs:
-            self.graph.outputs.append(self.value(i))
+            name = self._output(i)  # which may put another list in the place of `outputs`
+            self.graph.outputs.append(name)
         self.graph.metadata["source"] = f"TFLite version {self._version}"
         return self.graph
 
@@ -151,6 +152,19 @@ class Interpreter(Assembly):
         self.graph.inputs.append(name)
         self.types[name] = TensorType((FREE, *dims[1:]), dtype)
         self.values[i] = name
+
+    def _output(self, i: int) -> str:
+        """Ours of an output, by the file's name of it where that is free."""
+        name, wanted = self.value(i), self._table.name(i)
+        producer = self.producer(name)
+        if producer is None or name in self.graph.outputs or wanted in self.graph.tensors:
+            return name
+        self.graph.rename(name, wanted)
+        producer.name = wanted
+        self.types[wanted] = self.types.pop(name)
+        self._producers[wanted] = self._producers.pop(name)
+        self.values = {k: wanted if v == name else v for k, v in self.values.items()}
+        return wanted
 
     # -- what rules use -----------------------------------------------------------------------------------------
 
@@ -225,4 +239,4 @@ _ADVICE = {
 def advice(operators: set[str]) -> list[str]:
     """What to do about operators that can't be imported."""
     lines = [f"{name}: {_ADVICE[name]}" for name in sorted(operators) if name in _ADVICE]
-    return [*lines, "convert the model without them, or cut it before them; docs/formats.md lists what is read"]
+    return [*lines, "convert the model without them, or cut it before them; docs/tflite.md lists what is read"]
