@@ -26,6 +26,9 @@ LEAN = 0.02
 """Added to the fit of a topic that isn't built in: built-in ones shaped the space, and fit better for that alone."""
 PUSH = 3.0
 """By how much a photo's fit falls for being nearer to what was rejected than to the topic."""
+AT_ZERO = 2
+"""Topics at zero that count in the middle of a learner without built-in ones. Seen from right between two topics, all
+that lies on one's side would be in it."""
 NO_FIT = np.float32(-1.0)
 """Fit of a topic that has no example yet: as far as a photo can be from a prototype."""
 
@@ -124,10 +127,14 @@ def fit_head(
 
 
 def _middle(topics: Sequence[TopicStatistics]) -> npt.NDArray[np.float64] | None:
-    """The mean (d,) of topics' means, whatever their sizes; None for a single topic, which has no direction then."""
+    """The mean (d,) of topics' means, whatever their sizes, shrunk towards zero while topics are few.
+
+    None for a single topic, which has no direction then.
+    """
     if len(topics) < 2:
         return None
-    middle: npt.NDArray[np.float64] = np.mean([each.total / each.count for each in topics], axis=0)
+    means = [each.total / each.count for each in topics]
+    middle: npt.NDArray[np.float64] = np.sum(means, axis=0) / (len(topics) + AT_ZERO)
     return middle
 
 
