@@ -264,6 +264,69 @@ def test_an_embedding(tmp_path: Path) -> None:
     close(predict(load(model, tmp_path), ids.astype(np.int32))[0], run_onnx(model, {"x": ids})[0])
 
 
+ENCODERS = sorted((Path(__file__).parents[1] / "goldens" / "onnx").glob("encoder_*.onnx"))
+
+
+@pytest.mark.parametrize("path", ENCODERS, ids=lambda p: p.stem)
+def test_an_encoder_with_a_mask_as_pytorch_exports_it(path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 30, (3, 12))
+    mask = np.ones((3, 12), np.int64)
+    mask[1, 7:] = mask[2, 3:] = 0
+    (want,) = run_onnx(str(path), {"ids": ids, "mask": mask})
+    graph = hs.load(path)
+    assert {n: graph.tensors[n].dtype for n in graph.inputs} == {"ids": "int32", "mask": "float32"}
+    inputs = (ids.astype(np.int32), mask.astype(np.float32))
+    np.testing.assert_allclose(predict(graph, *inputs)[0], want, atol=1e-6)
+    unmasked = predict(graph, inputs[0], np.ones_like(inputs[1]))[0]
+    assert np.abs(unmasked[1:] - want[1:]).max() > 1e-3
+    trainer = hs.Trainer(graph, hs.losses.CrossEntropy(), hs.optim.Adam(1e-2), batch=3)
+    losses = [trainer.step(inputs, np.array([0, 1, 2])).loss for _ in range(8)]
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_there_are_encoders_of_three_kinds() -> None:
+    assert {p.stem.split("_")[1] for p in ENCODERS} == {"added", "expanded", "filled"}
+
+
+WHOLE = {
+    **{op: lambda m, op=op: m.op(op, "x", m.ints(2)) for op in ("Equal", "Greater", "Less")},
+    **{op: lambda m, op=op: m.op(op, "x", m.ints(2)) for op in ("GreaterOrEqual", "LessOrEqual")},
+    **{f"{op} turned": lambda m, op=op: m.op(op, m.ints(*range(5)), "x") for op in ("Equal", "Greater", "LessOrEqual")},
+    "Not": lambda m: m.op("Not", m.op("Equal", "x", m.ints(1))),
+    "And": lambda m: m.op("And", m.op("Less", "x", m.ints(4)), m.op("Greater", "x", m.ints(1))),
+    "Or": lambda m: m.op("Or", m.array(np.arange(5) > 3), m.op("Greater", "x", m.ints(3))),
+    "Cast to bool": lambda m: m.op("Cast", "x", to=TensorProto.BOOL),
+    "Where of numbers": lambda m: m.op("Where", m.op("Less", "x", m.ints(3)), m.number(-2.5), m.weight(5)),
+    "Where of what is computed": lambda m: m.op(
+        "Where", m.op("Less", "x", m.ints(3)), m.op("Cast", "x", to=TensorProto.FLOAT), m.weight(5)
+    ),
+    "Where by a constant": lambda m: m.op(
+        "Where", m.array(np.arange(5) % 2 == 0), m.weight(5), m.op("Cast", "x", to=TensorProto.FLOAT)
+    ),
+    "Expand": lambda m: m.op(
+        "Flatten",
+        m.op("Expand", m.op("Unsqueeze", m.op("Cast", "x", to=TensorProto.FLOAT), m.ints(1)), m.ints(1, 3, 5)),
+    ),
+}
+
+
+@pytest.mark.parametrize("build", WHOLE.values(), ids=WHOLE.keys())
+def test_truths_and_choices(build: Build, tmp_path: Path) -> None:
+    m = Made(["N", 5])
+    m.inputs = [helper.make_tensor_value_info("x", TensorProto.INT64, ["N", 5])]
+    model = m.model(m.op("Cast", build(m), to=TensorProto.FLOAT))
+    x = np.random.default_rng(0).integers(0, 6, (4, 5))
+    (want,) = run_onnx(model, {"x": x})
+    np.testing.assert_allclose(predict(load(model, tmp_path), x.astype(np.float32))[0], want, atol=1e-6)
+
+
+def test_fractions_are_not_compared(tmp_path: Path) -> None:
+    m = Made(["N", 5])
+    y = m.op("Cast", m.op("Greater", m.op("Sigmoid", "x"), m.number(0.5)), to=TensorProto.FLOAT)
+    with pytest.raises(hs.FormatError, match="may be fractions"):
+        load(m.model(y), tmp_path)
+
+
 def test_a_dropout_keeps_its_rate_for_training(tmp_path: Path) -> None:
     m = Made(["N", 6])
     graph = load(m.model(m.op("Dropout", m.op("Relu", "x"), m.number(0.3))), tmp_path)

@@ -28,6 +28,8 @@ class Conversion(Assembly):
         self.constants: dict[str, Array] = dict(model.constants)
         self.learnable = {name for name, array in self.constants.items() if array.dtype == np.float32}
         self.declared_batch: int | None = None
+        #: Inputs that hold whole numbers, as float32: masks, pixels.
+        self.whole: set[str] = set()
         self._made: dict[Any, str] = {}
         self.nodes = needed_nodes(model.nodes, model.outputs, self.constants, self.fail)
         self.readers: dict[str, list[ForeignNode]] = {}

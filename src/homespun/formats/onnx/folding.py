@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from homespun.formats.assembly import FREE
 from homespun.graph import Array
 
 if TYPE_CHECKING:
@@ -181,9 +182,15 @@ def _split(node: Any, x: Arrays) -> list[Array]:
     return list(np.split(x[0], np.cumsum(sizes)[:-1], axis))
 
 
+def _once_for_all_samples(shape: Sequence[int]) -> list[int]:
+    """A shape with one in the place of the free batch: what is the same for all samples is kept once, and repeated by
+    the operator that reads it."""
+    return [1 if d == FREE else int(d) for d in shape]
+
+
 def _filled(node: Any, x: Arrays) -> Array:
     value = node.attributes.get("value", np.zeros(1, np.float32))
-    return np.full(_sized(x[0].tolist()), value.reshape(-1)[0], value.dtype)
+    return np.full(_sized(_once_for_all_samples(x[0].tolist())), value.reshape(-1)[0], value.dtype)
 
 
 def _reduced(function: Callable[..., Any]) -> Callable[[Any, Arrays], Any]:
@@ -245,7 +252,7 @@ fold = _Fold(
         "Unsqueeze": lambda node, x: x[0].reshape(unsqueezed(x[0].shape, _axes(node, x))),
         "Transpose": lambda node, x: x[0].transpose(node.attributes.get("perm")),
         "Expand": lambda node, x: np.broadcast_to(
-            x[0], _sized(np.broadcast_shapes(x[0].shape, tuple(x[1].tolist())))
+            x[0], _sized(np.broadcast_shapes(x[0].shape, tuple(_once_for_all_samples(x[1].tolist()))))
         ).copy(),
         "Tile": _tile,
         "ReduceSum": _reduced(np.sum),

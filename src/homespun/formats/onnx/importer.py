@@ -114,8 +114,8 @@ class Importer(Conversion):
             element = entry.dtype
             if element is None:
                 raise self.fail(f"input {shortened(entry.name)}", "its data type can't be an input")
-            readers = self.readers.get(entry.name, [])
-            if element not in ("float32", "int32") or (readers and all(node.op == "Cast" for node in readers)):
+            if element != "float32" and (element != "int32" or self._is_computed_with(entry.name)):
+                self.whole.add(entry.name)
                 element = "float32"  # pixels and masks: the numbers are the same
             axes = identity(len(shape))
             if len(shape) == 4 and (self.model.channels_first or self._is_channels_first(entry.name)):
@@ -169,6 +169,16 @@ class Importer(Conversion):
                     queue += [o for o in node.outputs if o and o not in seen]
                     seen.update(node.outputs)
         return False
+
+    def _is_computed_with(self, name: str) -> bool:
+        """Whether an input of whole numbers is one to compute with, rather than to look something up."""
+        ends = [node for node in self.readers.get(name, []) if node.op != "Shape"]
+        moved = [o for node in ends if node.op in _MOVES for o in node.outputs[:1]]
+        return (
+            bool(ends)
+            and all(node.op in _COMPARES or (node.op in _MOVES and node.inputs[0] == name) for node in ends)
+            and all(self._is_computed_with(o) for o in moved)
+        )
 
     def _outputs(self) -> None:
         last: list[str] = []
@@ -228,6 +238,9 @@ _LAYOUT_FREE = (
     *("Add", "Sub", "Mul", "Div", "Cast", "Identity", "Pad", "Relu", "Clip", "Slice", "Split", "Concat", "Neg"),
     *("QuantizeLinear", "DequantizeLinear", "Sigmoid", "LeakyRelu", "HardSwish", "Tanh", "PRelu", "Dropout"),
 )
+#: What asks a number of an input, and what only hands it on.
+_COMPARES = ("Cast", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "Where")
+_MOVES = ("Unsqueeze", "Squeeze", "Reshape", "Flatten", "Transpose", "Slice", "Identity", "Expand")
 _KEEPS_LEARNABLE = ("Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast", "DequantizeLinear", "Flatten")
 
 

@@ -46,14 +46,6 @@ def same(imp: Conversion, node: ForeignNode) -> None:
     imp.values[node.outputs[0]] = imp.value(node.inputs[0])
 
 
-def cast(imp: Conversion, node: ForeignNode) -> None:
-    """`Cast` between kinds of floating-point numbers, which are all float32 here."""
-    value = imp.value(node.inputs[0])
-    if node.get("to", 0) not in (1, 10, 11, 16) or imp.types[value.name].dtype != "float32":
-        raise Unsupported("it converts a computed tensor to or from whole numbers")
-    imp.values[node.outputs[0]] = value
-
-
 def dropout(imp: Conversion, node: ForeignNode) -> None:
     """`Dropout`, with its rate, for training here."""
     rate = float(imp.constant(node, 1, "ratio").item()) if node.has(1) else node.get("ratio", 0.5)
@@ -207,7 +199,6 @@ RULES = {
     **dict.fromkeys(_UNARY, unary),
     **dict.fromkeys(_BINARY, binary),
     "Identity": same,
-    "Cast": cast,
     "Dropout": dropout,
     "Clip": clip,
     "LeakyRelu": with_alpha,

@@ -164,14 +164,19 @@ def pad(imp: Conversion, node: ForeignNode) -> None:
 
 
 def expand(imp: Conversion, node: ForeignNode) -> None:
-    """`Expand` that changes nothing, or that repeats along axes other than the batch."""
+    """`Expand`; left to operators that repeat their operands by themselves, where only such read it."""
     size = imp.shape(node.inputs[0])
     wanted = tuple(int(d) for d in imp.constant(node, 1, "shape"))
     target = np.broadcast_shapes(tuple(size), wanted)
-    if tuple(target) == tuple(size):
-        imp.values[node.outputs[0]] = imp.value(node.inputs[0])
-        return
-    raise Unsupported("it repeats a computed tensor")
+    readers = imp.readers.get(node.outputs[0], [])
+    spread_later = readers and node.outputs[0] not in imp.model.outputs and all(r.op in _BROADCASTS for r in readers)
+    value = _ordered(imp, node.inputs[0])
+    if len(target) > len(size):
+        value = imp.reshaped(value, (*(1,) * (len(target) - len(size)), *size))
+    if tuple(target) != tuple(size) and not spread_later:
+        for axis, (m, n) in enumerate(zip(imp.types[value.name].shape, (target[a] for a in value.axes), strict=True)):
+            value = Value(imp.repeated(value.name, axis, n // m), value.axes)
+    imp.values[node.outputs[0]] = value
 
 
 def depth_to_space(imp: Conversion, node: ForeignNode) -> None:
@@ -196,6 +201,13 @@ def _ordered(imp: Conversion, name: str) -> Value:
     """A value whose axes are those of the foreign tensor, in whatever order."""
     value = imp.value(name)
     return imp.laid_out(value, identity(len(value.axes))) if value.image is not None else value
+
+
+#: What repeats its operands by itself.
+_BROADCASTS = (
+    *("Add", "Sub", "Mul", "Div", "Max", "Min", "Where", "And", "Or", "Not", "Cast"),
+    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+)
 
 
 RULES = {
