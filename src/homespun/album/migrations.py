@@ -167,7 +167,19 @@ ALTER TABLE change_label ADD COLUMN believed REAL;
 ALTER TABLE change ADD COLUMN moves TEXT NOT NULL DEFAULT '[]';
 """
 
-STEPS: tuple[str, ...] = (FIRST_SCHEMA, MEMBERSHIP_AS_BITS, BELIEFS_AND_MOVES)
+REFINEMENTS = """
+-- Runs of refining that ended, whatever they led to. Which one is in use is the setting "refinement".
+CREATE TABLE refinement (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    began_at TEXT NOT NULL,
+    ended_at TEXT NOT NULL,
+    previous INTEGER REFERENCES refinement,   -- what was in use before; null: what ships
+    result   TEXT NOT NULL,                   -- the worker's result.json
+    outcome  TEXT NOT NULL                    -- adopted, kept, outdated
+);
+"""
+
+STEPS: tuple[str, ...] = (FIRST_SCHEMA, MEMBERSHIP_AS_BITS, BELIEFS_AND_MOVES, REFINEMENTS)
 
 
 def schema_version(connection: sqlite3.Connection) -> int:

@@ -33,19 +33,22 @@ _WEIGHTS = "int8"
 class Embedder:
     """EfficientNet-Lite0 up to its pooled features. Safe to share between threads, which take turns."""
 
-    def __init__(self, threads: int = 2) -> None:
-        """Load the backbone. Raises `FormatError` if the file is not the one that was shipped."""
-        path = ASSETS / BACKBONE
-        checksum = verified_checksum(path)
+    def __init__(self, threads: int = 2, refined: Path | None = None) -> None:
+        """Load the backbone: the one that ships, or a `refined` one from its file.
+
+        Raises `FormatError` if a file is damaged, or not the one that was shipped.
+        """
+        path = refined or ASSETS / BACKBONE
         model = hs.load(path)
+        version = version_of(path)
         self._side = int(model.tensors[model.inputs[0]].shape[1])
         self._network = hs.Predictor(model, batch=BATCH, weights=_WEIGHTS, threads=threads)
-        self._mean, self._scale = (np.float32(model.metadata[key]) for key in ("input_mean", "input_scale"))
+        self._mean, self._scale = _normalisation(model)
         self._input = np.empty((BATCH, self._side, self._side, 3), np.float32)
         self._lock = Lock()
         blank = np.zeros((1, self._side, self._side, 3), np.uint8)
         self.dimensions: int = self.embed_pixels(blank).shape[1]
-        self.version: str = f"efficientnet-lite0-{checksum[:12]}-{_WEIGHTS}-{_PREPROCESSING}"
+        self.version: str = version
 
     def embed_pixels(self, pixels: Pixels) -> Features:
         """Features (N, dimensions), at least 0, of RGB pixels (N, 224, 224, 3)."""
@@ -74,6 +77,25 @@ class Embedder:
             photos = [read_photo(path).pixels for path in paths[start : start + BATCH]]
             parts.append(self.embed_pixels(np.stack(photos)))
         return np.concatenate(parts) if parts else np.zeros((0, self.dimensions), np.float32)
+
+
+def version_of(path: Path) -> str:
+    """The name of the features that the network in a file makes. Raises `FormatError` for a changed asset."""
+    shipped = path.parent == ASSETS
+    checksum = verified_checksum(path) if shipped else hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"efficientnet-lite0-{checksum[:12]}-{_WEIGHTS}-{_PREPROCESSING}"
+
+
+def network_input(pixels: Pixels, backbone: hs.Graph) -> Features:
+    """What the network sees of RGB pixels (N, H, W, 3)."""
+    mean, scale = _normalisation(backbone)
+    x: Features = (pixels.astype(np.float32) - mean) * (1 / scale)
+    return x
+
+
+def _normalisation(model: hs.Graph) -> tuple[np.float32, np.float32]:
+    mean, scale = (np.float32(model.metadata[key]) for key in ("input_mean", "input_scale"))
+    return mean, scale
 
 
 def verified_checksum(path: Path) -> str:
