@@ -4,8 +4,8 @@
     --each N      exemplars of a topic (default: 20)
     --check       write nothing; exit 1 if a byte would differ
 
-Run it after `tools/train_builtin_topics.py`, and again when the backbone changes. The same photos give the same bytes on
-the same machine. What is written are maps before the network's last block, 7 x 7 cells in 4 bits, never a picture.
+Run it after `tools/train_builtin_topics.py`, and again when the backbone changes. The same photos give the same bytes
+on the same machine. What is written are maps before the network's last block, 7 x 7 cells in 4 bits, never a picture.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from train_builtin_topics import ASSETS, find_photos
 
 import homespun as hs
 from homespun.album.imaging import read_photo
@@ -26,6 +25,7 @@ from homespun.learning import TopicLearner
 from homespun.learning.exemplars import BITS, SHIPPED, Exemplars, chosen
 from homespun.learning.storage import replace_file
 from homespun.learning.tail import Maps, Tail
+from train_builtin_topics import ASSETS, find_photos
 
 
 def main() -> int:

@@ -40,6 +40,7 @@ from homespun.album.model import (
     Topic,
 )
 from homespun.album.pictures import Pictures
+from homespun.album.refining import SHIPPED, Refining, current_pair
 from homespun.album.search import UNSORTED
 from homespun.album.sorting import Sorting
 from homespun.album.standing import Ids, Standing
@@ -86,12 +87,17 @@ class Album:
         self._embedder = embedder
         self._store = Store.open(data_dir, read_only=read_only)
         try:
-            self._sorting = Sorting(self._store, learner or TopicLearner.builtin, builtin)
+            if learner is None and builtin is None:
+                builtin = topics.builtin_names(TopicLearner.builtin().topics)
+            pair = current_pair(self._store) if embedder is None and learner is None else None
+            self._sorting = Sorting(self._store, learner or (pair or SHIPPED).learner, builtin)
         except BaseException:
             self._store.close()
             raise
         self._pictures = Pictures(self._store)
         self._indexing = threading.Lock()
+        self.refining = Refining(self._store, self._sorting, self._indexing, self._use_embedder)
+        """Refining the network itself on what this family said: status, history, refine, rollback, set_automatic."""
         self._questions: tuple[Standing | None, int, list[Question]] = (None, 0, [])
 
     @property
@@ -101,6 +107,7 @@ class Album:
 
     def close(self) -> None:
         """Save what was learnt and give the data folder back. Safe to call twice."""
+        self.refining.close()
         self._sorting.close()
         self._pictures.close()
         self._store.close()
@@ -503,10 +510,11 @@ class Album:
 
     def _load_embedder(self) -> Embedder:
         if self._embedder is None:
-            from homespun.album.vision import Embedder as Backbone
-
-            self._embedder = Backbone()
+            self._embedder = (current_pair(self._store) or SHIPPED).embedder()
         return self._embedder
+
+    def _use_embedder(self, embedder: Embedder) -> None:
+        self._embedder = embedder
 
 
 def _find(

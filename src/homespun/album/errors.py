@@ -36,3 +36,7 @@ class ChangeError(AlbumError):
 
 class SearchError(AlbumError):
     """A date, place, order or page that cannot be searched for."""
+
+
+class RefiningError(AlbumError):
+    """The network cannot be refined now, or there is nothing to go back to."""

@@ -97,9 +97,9 @@ class PreparedPhotos:
         try:
             self._rows_path.parent.mkdir(exist_ok=True)
             if written == 0:
-                # New files, not shorter ones: a reader may have old ones mapped. Those of other spaces are no use.
-                for old in self._rows_path.parent.iterdir():
-                    old.unlink()
+                # New files, not shorter ones: a reader may have old ones mapped.
+                for old in (self._rows_path, self._ids_path):
+                    old.unlink(missing_ok=True)
             _write_at(self._rows_path, written * width * 4, [rows for _, rows in waiting])
             _write_at(self._ids_path, written * 8, [ids for ids, _ in waiting])
         except OSError as error:
@@ -107,6 +107,13 @@ class PreparedPhotos:
         all_ids = np.concatenate([ids for ids, _ in self._blocks])
         mapped = np.memmap(self._rows_path, dtype=np.float32, mode="r", shape=(len(all_ids), width))
         self._blocks = [(all_ids, mapped)]
+
+    def discard_others(self) -> None:
+        """Remove files of other spaces, once nothing is scored in them any more."""
+        if self._rows_path.parent.exists():
+            for path in self._rows_path.parent.iterdir():
+                if path not in (self._rows_path, self._ids_path):
+                    path.unlink(missing_ok=True)
 
     def _map_file(self, stored: Ids) -> tuple[Ids, Rows]:
         """The rows of the file that are whole; none if the file is not made from this library."""

@@ -101,6 +101,17 @@ def index(
     return run.report
 
 
+def embed_missing(store: Store, embedder: Embedder) -> int:
+    """Compute features of this backbone for photos of the library that have none; return for how many.
+
+    Raises as `index` does.
+    """
+    run = _Run(store, [], embedder, lambda progress: None, threading.Event())
+    with DecodePool() as pool:
+        run.read(pool)
+    return run.report.embedded
+
+
 @dataclass(slots=True)
 class _Plan:
     """What a scan found to do."""

@@ -173,9 +173,11 @@ CREATE TABLE refinement (
     id       INTEGER PRIMARY KEY AUTOINCREMENT,
     began_at TEXT NOT NULL,
     ended_at TEXT NOT NULL,
+    folder   TEXT NOT NULL,                   -- where its network is, below the folder of refinements
     previous INTEGER REFERENCES refinement,   -- what was in use before; null: what ships
-    result   TEXT NOT NULL,                   -- the worker's result.json
-    outcome  TEXT NOT NULL                    -- adopted, kept, outdated
+    labels   INTEGER NOT NULL,                -- how many there were when it began
+    outcome  TEXT NOT NULL,                   -- adopted, kept, outdated, rolled back
+    result   TEXT NOT NULL                    -- figures (JSON)
 );
 """
 

@@ -253,3 +253,62 @@ class Status:
     backbone: str | None
     last_indexed: str | None
     indexing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TopicGain:
+    """How many held-out photos of a topic there were, and the shares that came out right before and after."""
+
+    key: str
+    photos: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """A run of refining that ended.
+
+    `outcome`: "adopted"; "kept" (what was there before stayed); "outdated" (too many labels had changed meanwhile);
+    "rolled back". `reason`: "better"; "by chance" (better, but luck would explain it); "not better"; "forgets" (it cost
+    built-in topics). `before` and `after` are shares right of `photos` that it had not trained on, which people had
+    labelled; `gained` and `lost` photos changed, which `chance` is the probability of by luck alone. `builtin_before`
+    and `builtin_after` are the same of exemplars of the built-in topics. `current` says that its network is in use.
+    """
+
+    id: int
+    began_at: str
+    ended_at: str
+    outcome: str
+    reason: str
+    photos: int
+    before: float
+    after: float
+    gained: int
+    lost: int
+    chance: float
+    builtin_before: float
+    builtin_after: float
+    topics: list[TopicGain]
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RefiningStatus:
+    """How refining stands. `phase` of a run: "looking" (at labelled photos), "training", "features" (of all photos),
+    "" while there is none; `share` of the phase that is done. `labelled` photos were spoken of, `needed` are enough.
+    `interrupted`: a run was cut off, and the next goes on with it."""
+
+    automatic: bool
+    running: bool
+    paused: bool
+    interrupted: bool
+    phase: str
+    share: float
+    labelled: int
+    needed: int
+    refined: bool
+    last: Refinement | None

@@ -1,9 +1,9 @@
 """The process that refines: `python -m homespun.album.refining_worker DATA FOLDER [CHAMPION]`, started by `refining`.
 
 Reads the library and writes nothing but FOLDER: `task` (what was labelled when it began), networks, and at the end
-`backbone.hsp`, `topics.safetensors`, `features` of all photos and `result.json`. It obeys "pause", "resume" and "stop"
-on standard input, ends when that ends, and tells what it does in lines of JSON on standard output. It runs at the lowest
-priority, and may be killed at any moment.
+`backbone.hsp`, `topics.safetensors`, `features` of all photos and `result.json`. It obeys "pause", "resume" and
+"stop" on standard input, ends when that ends, and tells what it does in lines of JSON on standard output. It runs at
+the lowest priority, and may be killed at any moment.
 """
 
 from __future__ import annotations
@@ -173,7 +173,9 @@ class _Work:
                         yield _stacked(waiting)
                         waiting = []
             gone = {
-                os.fsencode(self._store.thumbnail_path(row_of[number][1])): number for number in ids if number not in found
+                os.fsencode(self._store.thumbnail_path(row_of[number][1])): number
+                for number in ids
+                if number not in found
             }
             for path, reading in pool.map(gone):
                 self._standstill.breathe()

@@ -78,6 +78,31 @@ class Sorting:
                 self._store.set_setting("backbone", version)
                 self._board = None
 
+    def use_pair(
+        self, version: str, new_learner: Callable[[], TopicLearner], record: Callable[[sqlite3.Connection], None]
+    ) -> None:
+        """Let another backbone and the learner that belongs to it take over, and `record` that: all of it, or nothing.
+
+        Every photo should have its feature by then: one that has none keeps the automatic topics that it has. Pages
+        show the old pair's topics until the new one's are there.
+        """
+        with self._changing:
+            family = FamilyLearner.open(self._store.data_dir, new_learner, version)
+            board = Scoreboard(self._store, version, family)
+            try:
+                with self._store.transaction(durable=True) as connection:
+                    record(connection)
+                    connection.execute("INSERT OR REPLACE INTO setting VALUES ('backbone', ?)", (version,))
+                    step = board.compute(connection)
+                    scoring.write(connection, step)
+            except BaseException:
+                self._board = None  # rows of the old pair may be gone from their file
+                raise
+            board.accept(step)
+            self._new_learner, self._board = new_learner, board
+            board.photos.discard_others()
+            self._save()
+
     def sort_new(self) -> None:
         """Sort photos that came, returned or vanished since the last time."""
         with self._changing:
@@ -127,6 +152,7 @@ class Sorting:
                     board.accept(board.compute(connection))
             else:
                 self._take_in(board)
+                board.photos.discard_others()
             self._board = board
         return self._board
 

@@ -32,6 +32,36 @@ def progress_shown() -> Iterator[OnProgress]:
         yield _lines()
 
 
+PHASES = {
+    "looking": "Looking at the photos that people spoke of",
+    "training": "Training",
+    "features": "Looking at all photos with the refined network",
+}
+
+
+@contextmanager
+def phases_shown() -> Iterator[Callable[[str, float], None]]:
+    """A callback for `Refining.refine` that shows what it is told, until the end of the block."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress as Bars
+
+        with Bars(console=Console(stderr=True), transient=True) as bars:
+            task = bars.add_task("Beginning", total=1.0)
+            yield lambda phase, share: bars.update(task, description=PHASES[phase], completed=share)
+    else:
+        told = ""
+        told_at = 0.0
+
+        def on_progress(phase: str, share: float) -> None:
+            nonlocal told, told_at
+            if phase != told or time.monotonic() - told_at >= SECONDS_BETWEEN_LINES:
+                told, told_at = phase, time.monotonic()
+                note(f"{PHASES[phase]}: {share:.0%}")
+
+        yield on_progress
+
+
 def summary(report: IndexReport) -> str:
     """What a run did, in a sentence or two."""
     counts = [

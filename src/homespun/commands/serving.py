@@ -102,14 +102,19 @@ class _Upkeep:
         self._folders = folders
         self._watch = watch
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="homespun-upkeep")
+        self._threads = [
+            threading.Thread(target=self._run, name="homespun-upkeep"),
+            threading.Thread(target=album.refining.keep_refined, args=(self._stop,), name="homespun-refining"),
+        ]
 
     def __enter__(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         from homespun.album.watch import Watcher

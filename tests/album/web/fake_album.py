@@ -60,6 +60,16 @@ def make_photo(photo_id: int, **facts: Any) -> Photo:
     return replace(photo, **facts)
 
 
+class FakeRefining:
+    """What pages need of `Album.refining`."""
+
+    def __init__(self) -> None:
+        self.made_way = 0
+
+    def make_way(self) -> None:
+        self.made_way += 1
+
+
 class FakeAlbum:
     """What `create_app` needs of an album. Topics are what `members` says: {topic key: photo ids}."""
 
@@ -74,6 +84,7 @@ class FakeAlbum:
         self.unreadable: list[Problem] = []
         self.calls: list[tuple[str, Any]] = []
         self.gone: set[int] = set()
+        self.refining = FakeRefining()
         self.failure: Exception | None = None
         self.before_index: Callable[[], None] = lambda: None
 

@@ -26,6 +26,8 @@ from homespun.album.model import (
     Photo,
     Place,
     Problem,
+    Refinement,
+    RefiningStatus,
     Status,
     Topic,
 )
@@ -83,6 +85,16 @@ class DoubtAnswer(_Body):
     photo_id: Annotated[int, Field(ge=1, le=2**63 - 1)]
     topic: TopicKey
     answer: Answer
+
+
+class Automatic(_Body):
+    """Whether refinements begin by themselves."""
+
+    on: bool
+
+
+class Here(_Body):
+    """Nothing to say but that somebody is here."""
 
 
 class IndexingStarted(BaseModel):
@@ -258,6 +270,33 @@ def api_router(album: Album, indexing: Indexing) -> APIRouter:
     @router.get("/learnt", tags=["corrections"], summary="What the album has learnt, and what would help most")
     def learnt() -> Learnt:
         return album.learnt()
+
+    @router.get("/refining", tags=["refining"], summary="How refining the network stands")
+    def refining() -> RefiningStatus:
+        return album.refining.status()
+
+    @router.get("/refining/history", tags=["refining"], summary="Refinements that ended, newest first")
+    def refinements() -> list[Refinement]:
+        return album.refining.history()
+
+    @router.post("/refining/automatic", tags=["refining"], summary="Let refinements begin by themselves, or not")
+    def refining_automatic(wanted: Automatic) -> RefiningStatus:
+        album.refining.set_automatic(wanted.on)
+        return album.refining.status()
+
+    @router.post(
+        "/refining/rollback",
+        tags=["refining"],
+        summary="Go back to the network before the last refinement",
+        responses=_problems(HTTPStatus.FORBIDDEN, HTTPStatus.CONFLICT),
+    )
+    def rollback() -> Refinement:
+        return album.refining.rollback()
+
+    @router.post("/refining/here", tags=["refining"], summary="Somebody is here: a run stands still for a while")
+    def here(_: Here) -> RefiningStatus:
+        """Pages send this when a key is pressed on a remote; every other request does as much."""
+        return album.refining.status()
 
     @router.get("/doubts", tags=["doubts"], summary="Photos that the album would like to ask about")
     def doubts(limit: Annotated[int, Query(ge=1, le=100)] = 20) -> list[Doubt]:

@@ -24,6 +24,7 @@ from homespun.album.web import visitor
 from homespun.album.web.api import api_router
 from homespun.album.web.indexing import Indexing
 from homespun.album.web.language import Language, Speech
+from homespun.album.web.making_way import MakeWay
 from homespun.album.web.openapi_page import describe_api
 from homespun.album.web.pages import pages_router
 from homespun.album.web.presentation import Presenter
@@ -123,6 +124,7 @@ def create_app(
         detail = "The album made a mistake; its log says more."
         return problem_response(HTTPStatus.INTERNAL_SERVER_ERROR, detail, headers=headers)
 
+    app.add_middleware(MakeWay, album=album)
     app.add_middleware(RequestGuard, allowed_hosts=allowed_hosts)
     app.state.indexing = indexing
     return app

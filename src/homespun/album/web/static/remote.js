@@ -135,8 +135,18 @@
     return false;
   }
 
+  /* A refinement stands still while somebody is here (docs/refining.md); moving the focus asks the server for nothing. */
+  var told = 0;
+  function tellWeAreHere() {
+    var now = new Date().getTime();
+    if (now - told < 5000) { return; }
+    told = now;
+    Homespun.call('POST', '/api/v1/refining/here', {}, function () {}, function () {});
+  }
+
   document.addEventListener('keydown', function (event) {
     var key = event.keyCode;
+    tellWeAreHere();
     document.body.classList.remove('by-pointer');
     if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing || key === 229) { return; }
     var node = document.activeElement;

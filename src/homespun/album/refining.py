@@ -1,0 +1,461 @@
+"""`Album.refining`: the network itself, refined on what this family said; who may replace it, and the way back.
+
+A process of its own (`refining_worker`) trains, judges and computes features, at the lowest priority, and stands still
+while somebody looks at the album. Until all is there the old pair of backbone and learner serves; then both change at
+once. The old ones are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from homespun.album.errors import AlbumError, LibraryBusyError, LibraryError, RefiningError
+from homespun.album.model import Refinement, RefiningStatus, TopicGain
+from homespun.album.scoring import read_examples
+from homespun.album.sorting import Sorting
+from homespun.album.store import Store, now
+from homespun.album.topics import read_topics
+from homespun.errors import FormatError
+from homespun.learning import TopicLearner
+
+if TYPE_CHECKING:
+    from homespun.album.vision import Embedder
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "refined"
+CURRENT, AUTOMATIC, UNDER_WAY = "refinement", "refining.automatic", "refining.run"
+WORKER = "homespun.album.refining_worker"
+QUIET_SECONDS = 20.0
+"""How long nobody must have looked at the album before a run goes on."""
+NEW_LABELS = 20
+"""Photos spoken of since the last run that make another worth while, when it begins by itself."""
+CHANGED = 0.05
+"""Share of labels that may have changed since a run began; with more it judged by what no longer holds."""
+PER_TRANSACTION = 256
+IDLE_SECONDS = 600.0
+"""How long nobody must have looked at the album before a run begins by itself."""
+SECONDS_BETWEEN_LOOKS = 30.0
+
+OnProgress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A backbone and the learner that its features go with. `folder` is None for those that ship."""
+
+    folder: Path | None
+
+    def learner(self) -> TopicLearner:
+        """A new learner that knows the built-in topics. Raises `LibraryError` for a damaged file."""
+        from homespun.album.refining_worker import TOPICS
+
+        if self.folder is None:
+            return TopicLearner.builtin()
+        try:
+            return TopicLearner.load(self.folder / TOPICS)
+        except (FormatError, OSError) as error:
+            raise _damaged(error) from error
+
+    def embedder(self) -> Embedder:
+        """The backbone, loaded. Raises `LibraryError` for a damaged file."""
+        from homespun.album.vision import BACKBONE, Embedder
+
+        if self.folder is None:
+            return Embedder()
+        try:
+            return Embedder(refined=self.folder / BACKBONE)
+        except (FormatError, OSError) as error:
+            raise _damaged(error) from error
+
+
+SHIPPED = Pair(None)
+
+
+def current_pair(store: Store) -> Pair:
+    """The pair that a library uses now."""
+    number = store.setting(CURRENT)
+    with store.reader() as connection:
+        row = connection.execute("SELECT folder FROM refinement WHERE id = ?", (number or 0,)).fetchone()
+    return Pair(store.data_dir / FOLDER / row[0]) if row else SHIPPED
+
+
+class Refining:
+    """Refining of one library's network. Safe for threads."""
+
+    def __init__(
+        self, store: Store, sorting: Sorting, indexing: threading.Lock, use_embedder: Callable[[Embedder], None]
+    ) -> None:
+        self._store, self._sorting, self._indexing, self._use_embedder = store, sorting, indexing, use_embedder
+        self._running = threading.Lock()
+        self._worker: _Worker | None = None
+        self._seen = time.monotonic()
+
+    # What there is to tell
+
+    def status(self) -> RefiningStatus:
+        """How refining stands now."""
+        from homespun.learning.task import FEWEST
+
+        worker, history = self._worker, self.history()
+        return RefiningStatus(
+            automatic=self.automatic,
+            running=worker is not None,
+            paused=worker is not None and worker.paused,
+            interrupted=worker is None and bool(self._store.setting(UNDER_WAY)),
+            phase=worker.phase if worker else "",
+            share=worker.share if worker else 0.0,
+            labelled=self._labelled(),
+            needed=FEWEST,
+            refined=any(refinement.current for refinement in history),
+            last=history[0] if history else None,
+        )
+
+    def history(self) -> list[Refinement]:
+        """Runs that ended, newest first."""
+        current = self._store.setting(CURRENT)
+        with self._store.reader() as connection:
+            rows = connection.execute(
+                "SELECT id, began_at, ended_at, outcome, result FROM refinement ORDER BY id DESC"
+            ).fetchall()
+        return [
+            _refinement(number, began, ended, outcome, result, str(number) == current)
+            for number, began, ended, outcome, result in rows
+        ]
+
+    @property
+    def automatic(self) -> bool:
+        """Whether runs begin by themselves."""
+        return self._store.setting(AUTOMATIC) != "off"
+
+    def set_automatic(self, on: bool) -> None:
+        """Let runs begin by themselves, or not."""
+        self._store.set_setting(AUTOMATIC, "on" if on else "off")
+
+    def due(self) -> bool:
+        """Whether a run should begin by itself: one was cut off, or enough was said since the last."""
+        from homespun.learning.task import FEWEST
+
+        if not self.automatic:
+            return False
+        if self._store.setting(UNDER_WAY):
+            return True
+        with self._store.reader() as connection:
+            row = connection.execute("SELECT labels FROM refinement ORDER BY id DESC LIMIT 1").fetchone()
+        labelled = self._labelled()
+        return labelled >= FEWEST and (row is None or labelled >= row[0] + NEW_LABELS)
+
+    def _labelled(self) -> int:
+        with self._store.reader() as connection:
+            return int(connection.execute("SELECT count(DISTINCT photo_id) FROM label").fetchone()[0])
+
+    # A run
+
+    def refine(self, on_progress: OnProgress | None = None, stop: threading.Event | None = None) -> Refinement | None:
+        """Train a challenger, or go on with one that was cut off, and let it replace the network if it is better.
+
+        Takes minutes. None if `stop` was set: the next call goes on. Raises `LibraryBusyError` if a run is under way,
+        `RefiningError` if too little was said or the process failed, `StorageFullError` if the disk is full.
+        """
+        from homespun.album.refining_worker import TASK
+        from homespun.learning.task import FEWEST, too_few
+
+        if not self._running.acquire(blocking=False):
+            raise LibraryBusyError("the network is being refined already; wait until that is done")
+        try:
+            run = self._store.setting(UNDER_WAY)
+            if not run:
+                if (labelled := self._labelled()) < FEWEST:
+                    raise RefiningError(too_few(labelled))
+                run = json.dumps({"began_at": now(), "labels": labelled, "folder": f"run-{time.time_ns():x}"})
+                self._store.set_setting(UNDER_WAY, run)
+            about = json.loads(run)
+            folder = self._store.data_dir / FOLDER / about["folder"]
+            champion = current_pair(self._store).folder
+            self._worker = _Worker(self._store.data_dir, folder, champion, on_progress or (lambda phase, share: None))
+            try:
+                finished = self._worker.run(stop or threading.Event())
+            except RefiningError:
+                if not (folder / TASK).exists():
+                    self._forget(folder)  # it could not even begin: too few photos can be read, say
+                raise
+            if not finished:
+                return None
+            return self._conclude(folder, about)
+        finally:
+            self._worker = None
+            self._running.release()
+
+    def make_way(self) -> None:
+        """Let a run stand still for a while: somebody looks at the album. Returns at once."""
+        self._seen = time.monotonic()
+        worker = self._worker
+        if worker is not None:
+            worker.make_way()
+
+    def keep_refined(self, stop: threading.Event) -> None:
+        """Refine whenever it is due and nobody has looked at the album for a while, until `stop` is set."""
+        while not stop.wait(SECONDS_BETWEEN_LOOKS):
+            if time.monotonic() - self._seen < IDLE_SECONDS or not self.due():
+                continue
+            try:
+                self.refine(stop=stop)
+            except AlbumError as error:
+                logger.warning("the network could not be refined: %s", error)
+                stop.wait(IDLE_SECONDS)
+
+    def close(self) -> None:
+        """End a run, which goes on the next time. Safe to call twice."""
+        worker = self._worker
+        if worker is not None:
+            worker.end()
+
+    def rollback(self) -> Refinement:
+        """Go back to the network that was in use before the last refinement; scores are then what they were.
+
+        Raises `RefiningError` if the network in use is the one that ships.
+        """
+        current = self._store.setting(CURRENT)
+        with self._store.reader() as connection:
+            row = connection.execute("SELECT previous FROM refinement WHERE id = ?", (current or 0,)).fetchone()
+            before = row and connection.execute("SELECT folder FROM refinement WHERE id = ?", (row[0],)).fetchone()
+        if row is None:
+            raise RefiningError("the network is the one that came with Homespun: there is nothing to go back to")
+        pair, number = SHIPPED, ""
+        if before is not None and (self._store.data_dir / FOLDER / before[0]).exists():
+            pair, number = Pair(self._store.data_dir / FOLDER / before[0]), str(row[0])
+
+        def record(connection: sqlite3.Connection) -> None:
+            _set(connection, CURRENT, number)
+            connection.execute("UPDATE refinement SET outcome = 'rolled back' WHERE id = ?", (current,))
+
+        self._switch(pair, record)
+        return next(refinement for refinement in self.history() if str(refinement.id) == current)
+
+    # How it ends
+
+    def _conclude(self, folder: Path, about: dict[str, Any]) -> Refinement:
+        from homespun.album.refining_worker import RESULT
+
+        result = json.loads((folder / RESULT).read_text("utf-8"))
+        outcome = "adopted" if result["verdict"]["replaces"] else "kept"
+        if outcome == "adopted" and self._outdated(folder):
+            outcome = "outdated"
+        adopted = outcome == "adopted"
+
+        def record(connection: sqlite3.Connection) -> None:
+            number = connection.execute(
+                "INSERT INTO refinement (began_at, ended_at, folder, previous, labels, outcome, result) "
+                "VALUES (?, ?, ?, (SELECT id FROM refinement WHERE id = (SELECT value FROM setting WHERE key = ?)), "
+                "?, ?, ?)",
+                (about["began_at"], now(), folder.name, CURRENT, about["labels"], outcome, json.dumps(result)),
+            ).lastrowid
+            _set(connection, UNDER_WAY, "")
+            if adopted:
+                _set(connection, CURRENT, str(number))
+
+        if adopted:
+            self._import_features(folder, result["version"])
+            self._switch(Pair(folder), record)
+            self._forget_older()
+        else:
+            with self._store.transaction(durable=True) as connection:
+                record(connection)
+            shutil.rmtree(folder, ignore_errors=True)
+        return self.history()[0]
+
+    def _outdated(self, folder: Path) -> bool:
+        """Whether much of what the run learnt from no longer holds."""
+        from homespun.album.refining_worker import TASK
+        from homespun.learning.task import Task
+
+        task = Task.load(folder / TASK)
+        with self._store.reader() as connection:
+            said = read_examples(connection, read_topics(connection))
+        changed = 0
+        for row, key in enumerate(task.keys):
+            yes, no = task.said(row)
+            holds = said.get(key)
+            changed += holds is None or not (set(yes) <= set(holds.positive) and set(no) <= set(holds.negative))
+        return changed > CHANGED * len(task)
+
+    def _import_features(self, folder: Path, version: str) -> None:
+        from homespun.album.refining_worker import FEATURES, read_features
+
+        ids, vectors = read_features(folder / FEATURES)
+        for start in range(0, len(ids), PER_TRANSACTION):
+            with self._store.transaction() as connection:
+                connection.executemany(
+                    "INSERT OR REPLACE INTO feature SELECT id, ?, ? FROM photo WHERE id = ?",
+                    [
+                        (version, vector.tobytes(), int(number))
+                        for number, vector in zip(
+                            ids[start : start + PER_TRANSACTION], vectors[start : start + PER_TRANSACTION], strict=True
+                        )
+                    ],
+                )
+
+    def _switch(self, pair: Pair, record: Callable[[sqlite3.Connection], None]) -> None:
+        """Let a pair take over once every photo has its feature; index runs wait meanwhile."""
+        from homespun.album.indexer import embed_missing
+
+        embedder = pair.embedder()
+        with self._indexing:
+            embed_missing(self._store, embedder)
+            self._sorting.use_pair(embedder.version, pair.learner, record)
+            self._use_embedder(embedder)
+
+    def _forget_older(self) -> None:
+        """Remove what is neither in use nor what one would go back to."""
+        from homespun.album.refining_worker import FEATURES
+        from homespun.album.vision import ASSETS, BACKBONE, version_of
+
+        current = self._store.setting(CURRENT)
+        with self._store.reader() as connection:
+            query = "SELECT folder FROM refinement WHERE id IN (?1, (SELECT previous FROM refinement WHERE id = ?1))"
+            kept = {row[0] for row in connection.execute(query, (current,))}
+        for folder in (self._store.data_dir / FOLDER).iterdir():
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                (folder / FEATURES).unlink(missing_ok=True)  # they are in the library
+        networks = [self._store.data_dir / FOLDER / name / BACKBONE for name in kept] + [ASSETS / BACKBONE]
+        versions = [version_of(path) for path in networks]
+        marks = ", ".join("?" * len(versions))
+        with self._store.transaction() as connection:
+            connection.execute(f"DELETE FROM feature WHERE backbone NOT IN ({marks})", versions)
+
+    def _forget(self, folder: Path) -> None:
+        self._store.set_setting(UNDER_WAY, "")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Worker:
+    """The process that refines, and what it says."""
+
+    def __init__(self, data_dir: Path, folder: Path, champion: Path | None, on_progress: OnProgress) -> None:
+        command = [sys.executable, "-m", WORKER, str(data_dir), str(folder)]
+        self._process = subprocess.Popen(
+            command + ([str(champion)] if champion else []),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,  # Ctrl-C is for us, who end it in good order
+        )
+        self._on_progress = on_progress
+        self._said = threading.Lock()
+        self._resume_at: float | None = None
+        self._over = threading.Event()
+        self.phase, self.share = "looking", 0.0
+        self.pause_milliseconds: list[float] = []
+        """How long each pause took to hold."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether it was asked to stand still."""
+        return self._resume_at is not None
+
+    def run(self, stop: threading.Event) -> bool:
+        """Wait for its end; False if it was stopped. Raises `RefiningError`."""
+        threading.Thread(target=self._attend, args=(stop,), daemon=True).start()
+        problem = "the process that refines was killed; what it had done is kept, and the next run goes on from there"
+        assert self._process.stdout is not None
+        try:
+            for line in self._process.stdout:
+                said = json.loads(line)
+                if "error" in said:
+                    problem = said["error"]
+                elif "phase" in said:
+                    self.phase, self.share = said["phase"], said["share"]
+                    self._on_progress(self.phase, self.share)
+                elif said.get("paused"):
+                    self.pause_milliseconds.append(said["milliseconds"])
+            code = self._process.wait()
+        except BaseException:
+            self.end()
+            raise
+        finally:
+            self._over.set()
+        if code == 3:
+            return False
+        if code != 0:
+            raise RefiningError(problem)
+        return True
+
+    def make_way(self) -> None:
+        """Ask it to stand still, and to go on once nobody has asked for a while."""
+        with self._said:
+            if self._resume_at is None:
+                self._say("pause")
+            self._resume_at = time.monotonic() + QUIET_SECONDS
+
+    def end(self) -> None:
+        """Ask it to end, and wait until it has."""
+        self._say("stop")
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        self._process.kill()
+        self._process.wait()
+
+    def _attend(self, stop: threading.Event) -> None:
+        while not self._over.wait(0.2):
+            if stop.is_set():
+                self._say("stop")
+            with self._said:
+                if self._resume_at is not None and time.monotonic() >= self._resume_at:
+                    self._resume_at = None
+                    self._say("resume")
+
+    def _say(self, word: str) -> None:
+        assert self._process.stdin is not None
+        with suppress(OSError, ValueError):  # it has ended already
+            self._process.stdin.write(word + "\n")
+            self._process.stdin.flush()
+
+
+def _refinement(id_: int, began_at: str, ended_at: str, outcome: str, result: str, current: bool) -> Refinement:
+    said = json.loads(result)
+    verdict = said["verdict"]
+    family, builtin = verdict["family"], verdict["builtin"]
+    return Refinement(
+        id=id_,
+        began_at=began_at,
+        ended_at=ended_at,
+        outcome=outcome,
+        reason=verdict["reason"],
+        photos=family["photos"],
+        before=family["champion"],
+        after=family["challenger"],
+        gained=family["gained"],
+        lost=family["lost"],
+        chance=verdict["chance"],
+        builtin_before=builtin["champion"],
+        builtin_after=builtin["challenger"],
+        topics=[TopicGain(key, *numbers) for key, numbers in verdict["topics"].items()],
+        seconds=said["seconds"],
+        cpu_seconds=said["cpu_seconds"],
+        peak_bytes=said["peak_bytes"],
+        current=current,
+    )
+
+
+def _set(connection: sqlite3.Connection, key: str, value: str) -> None:
+    connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, value))
+
+
+def _damaged(error: Exception) -> LibraryError:
+    return LibraryError(f"the refined network is damaged; go back with `homespun album learn rollback` ({error})")

@@ -1,0 +1,264 @@
+"""Refining in the life of an album: who replaces whom, what stays meanwhile, and the way back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from skimage import data as skimage_data
+from starlette.testclient import TestClient
+
+import homespun as hs
+from homespun.album import Album, refining
+from homespun.album.errors import LibraryBusyError, RefiningError
+from homespun.album.refining_worker import FEATURES, RECORD, RESULT, TASK, TOPICS, read_features
+from homespun.album.vision import ASSETS, BACKBONE, version_of
+from homespun.album.web import create_app
+from homespun.learning.tail import Maps, Tail
+from homespun.learning.task import Foundation, Task
+
+PHOTOS = ("astronaut.png", "coffee.png", "rocket.jpg", "chelsea.png", "retina.jpg", "color.png")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An album of a few photos, some of which people spoke of."""
+    root = tmp_path_factory.mktemp("album")
+    (root / "photos").mkdir()
+    for name in PHOTOS:
+        shutil.copy(Path(skimage_data.__file__).parent / name, root / "photos")
+    with Album(root / "data") as album:
+        album.index([root / "photos"])
+        ids = [photo.id for photo in album.photos(sort="date").photos]
+        album.add_topic("Space", ids[:1])
+        album.correct(ids[1:3], positive=["food"], negative=["cake"])
+    return root
+
+
+@pytest.fixture
+def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, in which six labelled photos are enough and a stand-in does the work."""
+    shutil.copytree(prepared / "data", tmp_path / "data")
+    monkeypatch.setattr("homespun.learning.task.FEWEST", 1)
+    monkeypatch.setattr(refining, "WORKER", "tests.album.stand_in_worker")
+    return tmp_path / "data"
+
+
+def plan(folder: Path, word: str) -> None:
+    (folder / refining.FOLDER).mkdir(exist_ok=True)
+    (folder / refining.FOLDER / "plan").write_text(word)
+
+
+def made_refinement(folder: Path, replaces: bool = True, seed: int = 0) -> None:
+    """What the worker would leave: a network with other weights in its tail, and a verdict."""
+    made = folder / refining.FOLDER / "made"
+    made.mkdir(parents=True)
+    backbone = hs.load(ASSETS / BACKBONE)
+    tail = Tail(backbone)
+    random = np.random.default_rng(seed)
+    weights = {
+        name: (value * random.uniform(0.9, 1.1, value.shape)).astype(np.float32) for name, value in tail.weights.items()
+    }
+    hs.save(tail.backbone_with(weights), made / BACKBONE, weights="int8")
+    Foundation.shipped().learner().save(made / TOPICS)
+    with Album(folder, read_only=True) as album:
+        ids, vectors = album._store.features(version_of(ASSETS / BACKBONE))
+    records = np.zeros(len(ids) - 1, RECORD)  # one photo came after the worker looked
+    records["id"], records["vector"] = ids[:-1], vectors[:-1] * np.float16(1.1)
+    records.tofile(made / FEATURES)
+    comparison = {"photos": 100, "champion": 0.7, "challenger": 0.8, "gained": 12, "lost": 2}
+    verdict = {
+        "reason": "better" if replaces else "by chance",
+        "replaces": replaces,
+        "chance": 0.01,
+        "family": comparison,
+        "builtin": comparison,
+        "topics": {"food": [20, 0.5, 0.8]},
+    }
+    result = {
+        "verdict": verdict,
+        "version": version_of(made / BACKBONE),
+        "seconds": 60,
+        "cpu_seconds": 70,
+        "peak_bytes": 1,
+    }
+    (made / RESULT).write_text(json.dumps(result))
+    labelled(folder).save(made / TASK)
+
+
+def labelled(folder: Path) -> Task:
+    with Album(folder, read_only=True) as album:
+        from homespun.album.scoring import read_examples
+        from homespun.album.topics import read_topics
+
+        with album._store.reader() as connection:
+            said = read_examples(connection, read_topics(connection))
+    names = sorted({name for example in said.values() for name in (*example.positive, *example.negative)})
+    positive = np.array([[name in example.positive for name in names] for example in said.values()])
+    negative = np.array([[name in example.negative for name in names] for example in said.values()])
+    maps = Maps.of(np.zeros((len(said), 2, 2, 3), np.float32))
+    return Task(tuple(said), tuple(names), maps, positive, negative, np.zeros(len(said), np.intp))
+
+
+def scores(album: Album) -> np.ndarray:
+    standing = album._sorting.board().standing
+    assert standing.scored.all()
+    return standing.confidences.copy()
+
+
+def test_a_better_network_takes_over_and_rolling_back_restores_every_score(folder):
+    made_refinement(folder)
+    plan(folder, "finish")
+    with Album(folder) as album:
+        before, old = scores(album), album.status().backbone
+        refinement = album.refining.refine()
+        assert refinement is not None
+        assert (refinement.outcome, refinement.current, refinement.topics[0].after) == ("adopted", True, 0.8)
+        assert album.status().without_features == 0
+        assert album.status().backbone != old
+        after = scores(album)
+        assert not np.allclose(after, before)
+    with Album(folder) as album:
+        np.testing.assert_array_equal(scores(album), after)
+        assert album.refining.rollback().outcome == "rolled back"
+        np.testing.assert_array_equal(scores(album), before)
+        assert album.status().backbone == old
+        assert not album.refining.status().refined
+        with pytest.raises(RefiningError, match="nothing to go back to"):
+            album.refining.rollback()
+    with Album(folder) as album:
+        np.testing.assert_array_equal(scores(album), before)
+
+
+def test_what_people_say_goes_on_counting_with_the_refined_network(folder):
+    made_refinement(folder)
+    plan(folder, "finish")
+    with Album(folder) as album:
+        album.refining.refine()
+        ids = [photo.id for photo in album.photos().photos]
+        standing = scores(album)
+        change = album.correct(ids[-1:], positive=["wedding"])
+        assert not np.array_equal(scores(album), standing)
+        album.undo(change.id)
+        np.testing.assert_array_equal(scores(album), standing)
+
+
+def test_a_challenger_that_is_no_better_leaves_no_trace(folder):
+    made_refinement(folder, replaces=False)
+    plan(folder, "finish")
+    with Album(folder) as album:
+        before = scores(album)
+        refinement = album.refining.refine()
+        assert refinement is not None
+        assert (refinement.outcome, refinement.reason, refinement.current) == ("kept", "by chance", False)
+        np.testing.assert_array_equal(scores(album), before)
+        assert [path.name for path in (folder / refining.FOLDER).iterdir()] == ["plan"]
+        assert not album.refining.due()
+
+
+def test_one_that_learnt_from_what_no_longer_holds_is_not_used(folder):
+    made_refinement(folder)
+    plan(folder, "finish")
+    with Album(folder) as album:
+        album.undo()
+        refinement = album.refining.refine()
+        assert refinement is not None
+        assert refinement.outcome == "outdated"
+        assert album.status().backbone == version_of(ASSETS / BACKBONE)
+
+
+def test_a_damaged_network_is_named_and_can_be_taken_back(folder):
+    made_refinement(folder)
+    plan(folder, "finish")
+    with Album(folder) as album:
+        before = scores(album)
+        album.refining.refine()
+    for path in (folder / refining.FOLDER).glob("run-*/topics.safetensors"):
+        path.write_bytes(b"no such thing")
+    with Album(folder) as album:
+        album.refining.rollback()
+        np.testing.assert_array_equal(scores(album), before)
+
+
+@pytest.mark.parametrize(("word", "message"), [("die", "killed"), ("full", "disk is full")])
+def test_a_run_that_fails_says_so_and_the_next_goes_on(folder, word, message):
+    made_refinement(folder)
+    plan(folder, word)
+    with Album(folder) as album:
+        before = scores(album)
+        with pytest.raises(RefiningError, match=message):
+            album.refining.refine()
+        np.testing.assert_array_equal(scores(album), before)
+        assert not album.refining.status().running
+    plan(folder, "finish")
+    with Album(folder) as album:
+        assert album.refining.refine().outcome == "adopted"  # type: ignore[union-attr]
+
+
+def test_too_few_labels_are_named(folder, monkeypatch):
+    monkeypatch.setattr("homespun.learning.task.FEWEST", 60)
+    with Album(folder) as album:
+        with pytest.raises(RefiningError, match=r"about 3 photos; refining needs 60"):
+            album.refining.refine()
+        assert not album.refining.due()
+
+
+def test_asked_for_a_page_the_server_lets_a_run_stand_still(folder, monkeypatch):
+    monkeypatch.setattr(refining, "QUIET_SECONDS", 0.5)
+    plan(folder, "wait")
+    stop = threading.Event()
+    with Album(folder) as album:
+        result: list[object] = []
+        run = threading.Thread(target=lambda: result.append(album.refining.refine(stop=stop)))
+        run.start()
+        until(lambda: album.refining.status().phase == "training")
+        with pytest.raises(LibraryBusyError, match="already"):
+            album.refining.refine()
+        client = TestClient(create_app(album), base_url="http://127.0.0.1")
+        assert client.get("/api/v1/refining").json()["paused"] is False  # pages ask for that by themselves
+        worker = album.refining._worker
+        assert worker is not None
+        for ask in (
+            lambda: client.get("/"),
+            lambda: client.post("/api/v1/refining/here", json={}, headers={"Origin": "http://127.0.0.1"}),
+        ):
+            told = len(worker.pause_milliseconds)
+            assert ask().status_code < 300
+            until(lambda told=told: len(worker.pause_milliseconds) > told)  # type: ignore[misc]
+            until(lambda: not album.refining.status().paused)
+        stop.set()
+        run.join()
+        assert result == [None]
+        assert album.refining.status().interrupted
+
+
+def test_the_switch_is_kept(folder):
+    with Album(folder) as album:
+        assert album.refining.due()
+        client = TestClient(create_app(album), base_url="http://127.0.0.1")
+        said = client.post("/api/v1/refining/automatic", json={"on": False}, headers={"Origin": "http://127.0.0.1"})
+        assert said.json()["automatic"] is False
+        assert not album.refining.due()
+        refused = client.post("/api/v1/refining/rollback", json={}, headers={"Origin": "http://127.0.0.1"})
+        assert (refused.status_code, "nothing to go back to" in refused.json()["detail"]) == (409, True)
+    with Album(folder) as album:
+        assert not album.refining.status().automatic
+
+
+def test_a_record_of_features_that_was_cut_off_is_left_out(tmp_path):
+    records = np.zeros(3, RECORD)
+    records["id"] = [5, 6, 7]
+    (tmp_path / FEATURES).write_bytes(records.tobytes()[:-7])
+    assert read_features(tmp_path / FEATURES)[0].tolist() == [5, 6]
+
+
+def until(true: object) -> None:
+    deadline = time.monotonic() + 20
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
