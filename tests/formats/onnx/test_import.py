@@ -185,6 +185,36 @@ IMAGES: dict[str, Build] = {
         mode="linear",
     ),
     "local response norm": lambda m: m.op("LRN", conv(m, 8), size=5, alpha=0.7, beta=0.6, bias=1.5),
+    "slice with steps": lambda m: m.op(
+        "Slice", conv(m, 6), m.ints(1, 0, -1), m.ints(2**62, 9, 0), m.ints(1, 2, 3), m.ints(2, 3, -2)
+    ),
+    "every second pixel of four": lambda m: m.op(
+        "Concat",
+        *[m.op("Slice", "x", m.ints(i, j), m.ints(8, 8), m.ints(2, 3), m.ints(2, 2)) for i in (0, 1) for j in (0, 1)],
+        axis=1,
+    ),
+    "pad by reflection": lambda m: m.op("Pad", conv(m, 2), m.ints(0, 0, 2, 3, 0, 0, 1, 0), mode="reflect"),
+    "pad by the rim": lambda m: m.op("Pad", conv(m, 2), m.ints(0, 0, 2, 0, 0, 0, 1, 3), mode="edge"),
+    "pad that cuts": lambda m: m.op("Pad", conv(m, 2), m.ints(0, 0, -2, 3, 0, 0, 1, -1)),
+    "tile": lambda m: m.op("Tile", conv(m, 2), m.ints(1, 3, 1, 2)),
+    "reduce min": lambda m: m.op("ReduceMin", conv(m, 4), axes=[2, 3], keepdims=0),
+    "gather in any order": lambda m: m.op("Gather", conv(m, 6), m.ints(4, 0, 1, 1), axis=1),
+    "gather into two axes": lambda m: m.op("Gather", "x", m.array(np.array([[4, 0], [1, -1]])), axis=3),
+    "a class token": lambda m: m.op(
+        "Concat",
+        m.op("Expand", m.weight(1, 1, 3), m.op("Concat", m.op("Shape", "x", start=0, end=1), m.ints(1, 3), axis=0)),
+        m.op("Transpose", m.op("Reshape", "x", m.ints(0, 3, 72)), perm=[0, 2, 1]),
+        axis=1,
+    ),
+    "einsum of heads": lambda m: m.op(
+        "Einsum", *[m.op("Reshape", "x", m.ints(0, 9, 2, 12))] * 2, equation="bqhd,bkhd->bhqk"
+    ),
+    "einsum with values": lambda m: m.op(
+        "Einsum",
+        m.op("Reshape", "x", m.ints(0, 2, 9, 12)),
+        m.op("Reshape", "x", m.ints(0, 12, 2, 9)),
+        equation="bhqk,bkhd->bqhd",
+    ),
     "gather one channel": lambda m: m.op("Gather", conv(m, 6), m.array(np.int64(-2)), axis=1),
     "depth to space": lambda m: m.op("DepthToSpace", conv(m, 8), blocksize=2),
     "depth to space, columns first": lambda m: m.op("DepthToSpace", conv(m, 8), blocksize=2, mode="CRD"),

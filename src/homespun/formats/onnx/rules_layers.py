@@ -126,6 +126,31 @@ def products(imp: Conversion, node: ForeignNode) -> None:
     imp.set(node.outputs[0], y)
 
 
+def einsum(imp: Conversion, node: ForeignNode) -> None:
+    """`Einsum` that is one product of matrices for each entry of the axes before, as in attention."""
+    equation = node.get("equation", "").replace(" ", "")
+    operands, _, out = equation.partition("->")
+    sides = operands.split(",")
+    if len(sides) != 2 or any(len(set(s)) != len(s) or not s.isalpha() for s in (*sides, out)):
+        raise Unsupported(f"its equation is {equation!r}; products of two tensors can be read")
+    a, b = sides
+    batch = [i for i in out if i in a and i in b]
+    inner = [i for i in a if i in b and i not in out]
+    rows, columns = [i for i in a if i not in b], [i for i in b if i not in a]
+    if (len(inner), len(rows), len(columns)) != (1, 1, 1) or {*rows, *columns, *batch} != set(out):
+        raise Unsupported(
+            f"its equation is {equation!r}; products of matrices, for each entry of other axes, can be read"
+        )
+    names = []
+    for name, have, want in (
+        (node.inputs[0], a, [*batch, *rows, *inner]),
+        (node.inputs[1], b, [*batch, *inner, *columns]),
+    ):
+        names.append(imp.laid_out(imp.value(name), tuple(have.index(i) for i in want)).name)
+    made = [*batch, *rows, *columns]
+    imp.set(node.outputs[0], imp.emit("matmul", names), [out.index(i) for i in made])
+
+
 def layer_norm(imp: Conversion, node: ForeignNode) -> None:
     """`LayerNormalization` over the last axis."""
     value = imp.value(node.inputs[0])
@@ -283,7 +308,7 @@ def global_pool(imp: Conversion, node: ForeignNode) -> None:
 
 
 def reduce(imp: Conversion, node: ForeignNode) -> None:
-    """`ReduceMean`, `ReduceSum`, `ReduceMax`."""
+    """`ReduceMean`, `ReduceSum`, `ReduceMax`, and `ReduceMin`, which is -max(-x)."""
     axes = imp.axes(node)
     value = imp.value(node.inputs[0])
     rank = len(imp.shape(node.inputs[0]))
@@ -299,8 +324,11 @@ def reduce(imp: Conversion, node: ForeignNode) -> None:
         y = imp.emit("global_average_pool", [imp.channels_last(node.inputs[0])])
         imp.set(node.outputs[0], y, CHANNELS_LAST)
         return
-    op = {"ReduceMean": "reduce_mean", "ReduceSum": "reduce_sum", "ReduceMax": "reduce_max"}[node.op]
-    y = imp.reduce(op, value.name, [value.axes.index(a) for a in axes], keep)
+    least = node.op == "ReduceMin"
+    op = {"ReduceMean": "reduce_mean", "ReduceSum": "reduce_sum"}.get(node.op, "reduce_max")
+    x = imp.emit("neg", [value.name]) if least else value.name
+    y = imp.reduce(op, x, [value.axes.index(a) for a in axes], keep)
+    y = imp.emit("neg", [y]) if least else y
     left = [a for a in value.axes if keep or a not in axes]
     imp.set(node.outputs[0], y, [sorted(left).index(a) for a in left])
 
@@ -340,6 +368,8 @@ RULES = {
     "ReduceMean": reduce,
     "ReduceSum": reduce,
     "ReduceMax": reduce,
+    "ReduceMin": reduce,
+    "Einsum": einsum,
     "Softmax": softmax,
     "LogSoftmax": softmax,
 }

@@ -61,38 +61,39 @@ def shape(imp: Conversion, node: ForeignNode) -> None:
 
 
 def concat(imp: Conversion, node: ForeignNode) -> None:
-    """`Concat` along any axis but the batch."""
+    """`Concat` along any axis but the batch; constants join for every sample, as the class tokens of encoders do."""
     rank = len(imp.shape(node.inputs[0]))
     axis = node.get("axis", 0) % rank
     if any(imp.shape(n)[axis] % FREE == 0 for n in node.inputs):
         raise Unsupported("it joins batches")
-    if any(imp.is_constant(n) for n in node.inputs):
-        raise Unsupported("it joins constants to computed values")
-    values = aligned(imp, list(node.inputs))
-    y = imp.emit("concat", [v.name for v in values], axis=values[0].axes.index(axis))
-    imp.values[node.outputs[0]] = Value(y, values[0].axes)
+    values = aligned(imp, [n for n in node.inputs if not imp.is_constant(n)])
+    like, found = values[0], iter(values)
+    names = [_for_all(imp, n, like, axis) if imp.is_constant(n) else next(found).name for n in node.inputs]
+    y = imp.emit("concat", names, axis=like.axes.index(axis))
+    imp.values[node.outputs[0]] = Value(y, like.axes)
 
 
-def _cut(imp: Conversion, value: Value, axis: int, start: int, stop: int) -> Value:
-    place = value.axes.index(axis)
-    size = imp.types[value.name].shape[place]
-    if (start, stop) == (0, size):
-        return value
-    if size % FREE == 0:
-        raise Unsupported("it cuts the batch")
-    return Value(imp.emit("slice", [value.name], axis=place, start=start, stop=stop), value.axes)
+def _for_all(imp: Conversion, foreign: str, like: Value, axis: int) -> str:
+    """A constant repeated for every sample: it is added to zeros that are as long as the batch."""
+    place, ones = like.axes.index(axis), imp.add_array("zero", np.zeros((), np.float32))
+    zeros = imp.emit("mul", [imp.cut(like.name, place, 0, 1), ones])
+    if imp.constants[foreign].ndim != len(like.axes):
+        raise Unsupported("it joins constants of other axes to computed values")
+    return imp.emit("add", [imp.repeated(zeros, place, imp.shape(foreign)[axis]), imp.operand(foreign, like.axes).name])
+
+
+def _cut(imp: Conversion, value: Value, axis: int, start: int, stop: int, step: int = 1) -> Value:
+    return Value(imp.cut(value.name, value.axes.index(axis), start, stop, step), value.axes)
 
 
 def slice_(imp: Conversion, node: ForeignNode) -> None:
-    """`Slice` with steps of one."""
+    """`Slice`, also with steps and from the end."""
     value = _ordered(imp, node.inputs[0])
     size = imp.shape(node.inputs[0])
     parts = [None, *(imp.constant(node, i, "range") if node.has(i) else None for i in range(1, 5))]
     for axis, start, end, step in slices(node, parts, len(size)):
-        if step != 1:
-            raise Unsupported(f"its step is {step}; 1 can be read")
-        begin, stop, _ = slice(start, end).indices(size[axis])
-        value = _cut(imp, value, axis, begin, stop)
+        begin, stop, _ = slice(start, end if end > -(2**62) else None, step).indices(size[axis])
+        value = _cut(imp, value, axis, begin, stop, step)
     imp.values[node.outputs[0]] = value
 
 
@@ -114,7 +115,7 @@ def split(imp: Conversion, node: ForeignNode) -> None:
 
 
 def gather(imp: Conversion, node: ForeignNode) -> None:
-    """`Gather` of one index, or of neighbours, out of a computed tensor."""
+    """`Gather` of known places out of a computed tensor, or of a table's rows."""
     if imp.is_constant(node.inputs[0]):
         embedding(imp, node)
         return
@@ -123,11 +124,10 @@ def gather(imp: Conversion, node: ForeignNode) -> None:
     axis = node.get("axis", 0) % len(size)
     found = np.where(indices < 0, indices + size[axis], indices)
     flat = found.reshape(-1)
-    if found.ndim > 1 or not flat.size or (np.diff(flat) != 1).any() or flat.min() < 0 or flat.max() >= size[axis]:
-        raise Unsupported(f"its indices {indices.reshape(-1)[:8].tolist()} are not neighbours")
-    value = _cut(imp, _ordered(imp, node.inputs[0]), axis, int(flat[0]), int(flat[-1]) + 1)
-    if found.ndim == 0:
-        value = imp.reshaped(value, [d for i, d in enumerate(size) if i != axis])
+    value = _ordered(imp, node.inputs[0])
+    value = Value(imp.picked(value.name, value.axes.index(axis), [int(i) for i in flat]), value.axes)
+    if found.ndim != 1:
+        value = imp.reshaped(value, [*size[:axis], *found.shape, *size[axis + 1 :]])
     imp.values[node.outputs[0]] = value
 
 
@@ -141,26 +141,38 @@ def embedding(imp: Conversion, node: ForeignNode) -> None:
 
 
 def pad(imp: Conversion, node: ForeignNode) -> None:
-    """`Pad` with a constant."""
+    """`Pad` with a constant, or with what stands at the rim; negative amounts cut."""
     mode = node.get("mode", "constant")
     value = _ordered(imp, node.inputs[0])
     rank = len(value.axes)
     pads = [int(p) for p in imp.constant(node, 1, "amount")]
     axes = [int(a) % rank for a in imp.constant(node, 3, "axes")] if node.has(3) else list(range(rank))
     number = float(imp.constant(node, 2, "value").item()) if node.has(2) else 0.0
-    if mode != "constant" or len(pads) != 2 * len(axes) or min(pads, default=0) < 0 or not math.isfinite(number):
-        raise Unsupported(f"mode is {mode!r}, pads are {pads[:12]}; a constant around the tensor can be read")
-    before, after = dict(zip(axes, pads, strict=False)), dict(zip(axes, pads[len(axes) :], strict=True))
-    if before.get(0) or after.get(0):
+    if mode not in ("constant", "reflect", "edge") or len(pads) != 2 * len(axes) or not math.isfinite(number):
+        raise Unsupported(f"mode is {mode!r}, pads are {pads[:12]}; constant, reflect and edge can be read")
+    first, last = dict(zip(axes, pads, strict=False)), dict(zip(axes, pads[len(axes) :], strict=True))
+    if first.get(0) or last.get(0):
         raise Unsupported("it pads the batch")
-    y = imp.emit(
-        "pad",
-        [value.name],
-        before=tuple(before.get(a, 0) for a in value.axes),
-        after=tuple(after.get(a, 0) for a in value.axes),
-        value=number,
-    )
+    sizes = imp.shape(node.inputs[0])
+    for axis in axes:
+        value = _cut(imp, value, axis, max(0, -first[axis]), sizes[axis] - max(0, -last[axis]))
+    before, after = (tuple(max(0, side.get(a, 0)) for a in value.axes) for side in (first, last))
+    if mode != "constant":
+        y = imp.mirrored(value.name, before, after, mode)
+    elif any((*before, *after)):
+        y = imp.emit("pad", [value.name], before=before, after=after, value=number)
+    else:
+        y = value.name
     imp.values[node.outputs[0]] = Value(y, value.axes)
+
+
+def tile(imp: Conversion, node: ForeignNode) -> None:
+    """`Tile` along any axis but the batch."""
+    value = _ordered(imp, node.inputs[0])
+    times = imp.constant(node, 1, "number of times")
+    for place, axis in enumerate(value.axes):
+        value = Value(imp.repeated(value.name, place, int(times[axis])), value.axes)
+    imp.values[node.outputs[0]] = value
 
 
 def expand(imp: Conversion, node: ForeignNode) -> None:
@@ -223,6 +235,7 @@ RULES = {
     "Gather": gather,
     "Pad": pad,
     "Expand": expand,
+    "Tile": tile,
     "DepthToSpace": depth_to_space,
     "SpaceToDepth": depth_to_space,
 }
