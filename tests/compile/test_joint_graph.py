@@ -11,6 +11,7 @@ from homespun.compile.lowering import Lowered
 from homespun.graph import Graph, GraphBuilder
 from homespun.training import Trainer
 from homespun.training.trainable import Trainable
+from homespun.zoo.tinybert import Size
 from tests.training.small import convolutional, images
 
 BACKWARD = ("conv2d_backward", "linear_backward", "normalize_gradient", "normalize_input_gradient")
@@ -158,3 +159,26 @@ def test_weights_have_no_gradient_where_the_norm_is_frozen() -> None:
     graph, _ = program(convolutional(), ["*.conv.weight", "classifier.*"])
     assert not any(n.op == "update_statistics" for n in graph.nodes)
     assert all(n.attributes["frozen"] for n in graph.nodes if n.op == "batch_norm_coefficients")
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+def test_what_a_layer_norm_gives_is_computed_again(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps its input for its own gradient already; the result is the same bit for bit."""
+    from homespun.compile import training
+
+    def trained() -> Trainer:
+        model = hs.zoo.tinybert(layers=2, sequence=64, vocabulary=50, size=Size(128, 4, 128), dropout=0.0)
+        t = trainer(model, precision=precision, batch=16)
+        ids = np.arange(16 * 64).reshape(16, 64).astype(np.int32) % 50
+        t.step([ids, np.ones_like(ids), np.zeros_like(ids)], np.arange(16) % 2)
+        return t
+
+    again = trained()
+    norms = {n for n in saved(again._main_program().lowered) if n.endswith("norm")}
+    assert not norms
+    monkeypatch.setattr(training, "worthwhile", lambda found: ())
+    kept = trained()
+    norms = {n for n in saved(kept._main_program().lowered) if n.endswith("norm")}
+    assert len(norms) >= 4 and again.memory.arena < kept.memory.arena
+    for name, value in kept.parameters().items():
+        np.testing.assert_array_equal(again.parameters()[name], value, err_msg=name)

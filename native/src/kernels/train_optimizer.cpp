@@ -7,15 +7,22 @@
 namespace hs::HS_ISA {
 namespace {
 
-HS_FIELDS(Operands, Buffer, gradient, hyper, control, parameter, first, second);
-HS_FIELDS(Ints, int64_t, count, nesterov, decoupled);
+// With `ids` (int32, `rows` of them) the parameter is a table and `gradient` its rows: (rows, channels), to be added up
+// by id. So the gradient of a large table, nearly all of which is zero, is never stored; zeros count as such.
+HS_FIELDS(Operands, Buffer, gradient, hyper, control, parameter, first, second, ids, workspace);
+HS_FIELDS(Ints, int64_t, count, rows, channels, nesterov, decoupled);
 // rate: multiplies the learning rate (of this parameter's group); clip: largest size of one value of the gradient.
 HS_FIELDS(Floats, float, rate, decay, clip, a, b, epsilon);
 
-// Whether all of a gradient is finite, the same answer for all threads; accounts for it in `control`.
-HS_INLINE bool accepts(const Context& context, const float* gradient, int64_t count, Vec factor, float* control) {
-  Vec nought = zero();  // NaN as soon as a value is not finite
+// NaN as soon as a value of a gradient is not finite, else 0.
+HS_INLINE Vec looked_at(const float* gradient, int64_t count, Vec factor) {
+  Vec nought = zero();
   over_vectors(count, HS_EACH { nought += Float32::read(gradient + i, lanes) * factor * zero(); });
+  return nought;
+}
+
+// Whether the gradient is finite as a whole, the same answer for all threads; accounts for it in `control`.
+HS_INLINE bool accepts(const Context& context, Vec nought, float* control) {
   auto* refused = reinterpret_cast<uint32_t*>(&control[4]);
   if (!(sum_of(nought) == 0.0f)) __atomic_store_n(refused, 0x3f800000u, __ATOMIC_RELAXED);  // 1, maybe by several
   barrier(context);
@@ -27,33 +34,100 @@ HS_INLINE bool accepts(const Context& context, const float* gradient, int64_t co
   return good;
 }
 
+// A table's gradient, each thread's share of it, a few rows at a time: the same sums, in the same order, as
+// `embedding_gradient` gives.
+constexpr int64_t kRows = 16;  // whole vectors, whatever the channels
+class GradientRows {
+ public:
+  explicit GradientRows(const Context& context) : d_(ints_of<Ints>(context)) {
+    const auto& p = operands_of<Operands>(context);
+    const int64_t vocabulary = d_.count / d_.channels;
+    mine_ = share(vocabulary, kRows, context.thread, context.threads);
+    dy_ = p.gradient;
+    first_of_ = p.workspace;
+    next_ = first_of_ + round_up(vocabulary, kRows);
+    block_ = reinterpret_cast<float*>(next_ + round_up(d_.rows, kRows)) + context.thread * kRows * d_.channels;
+    clear();
+    for (int64_t id = mine_.begin; id < mine_.end; ++id) first_of_[id] = -1;
+    const int32_t* ids = p.ids;
+    for (int64_t r = d_.rows - 1; r >= 0; --r)
+      if (ids[r] >= mine_.begin && ids[r] < mine_.end) {
+        next_[r] = first_of_[ids[r]];
+        first_of_[ids[r]] = static_cast<int32_t>(r);
+      }
+  }
+  // f(gradient, first value, values, whether any has a gradient) for every block of rows, those without a gradient too.
+  template <class F>
+  void over_blocks(F f) {
+    for (int64_t id = mine_.begin; id < mine_.end; id += kRows) {
+      const int64_t end = min_of(id + kRows, mine_.end);
+      bool used = false;
+      for (int64_t i = id; i < end; ++i)
+        for (int64_t r = first_of_[i]; r >= 0; r = next_[r], used = true)
+          for (int64_t c = 0; c < d_.channels; ++c) block_[(i - id) * d_.channels + c] += dy_[r * d_.channels + c];
+      f(block_, id * d_.channels, (end - id) * d_.channels, used);
+      if (used) clear();
+    }
+  }
+  static int64_t bytes(const Ints& d, int threads) {
+    if (d.rows == 0) return 0;
+    return (round_up(d.count / d.channels, kRows) + round_up(d.rows, kRows) + threads * kRows * d.channels) * 4;
+  }
+
+ private:
+  void clear() { __builtin_memset(block_, 0, static_cast<size_t>(kRows * d_.channels) * sizeof(float)); }
+
+  const Ints& d_;
+  Range mine_;
+  const float* dy_;
+  int32_t *first_of_, *next_;
+  float* block_;
+};
+
 template <class F>
 HS_INLINE void over_parameters(const Context& context, F update) {
   const auto& p = operands_of<Operands>(context);
+  const auto& d = ints_of<Ints>(context);
   const auto& f = floats_of<Floats>(context);
   const float* hyper = p.hyper;
   float* control = p.control;
   if (control[0] == 0.0f) return;
-  const Range mine = share(ints_of<Ints>(context).count, 64, context.thread, context.threads);
-  const float* gradient = static_cast<const float*>(p.gradient) + mine.begin;
-  float* parameter = static_cast<float*>(p.parameter) + mine.begin;
-  float* first = p.first.absent() ? nullptr : static_cast<float*>(p.first) + mine.begin;
-  float* second = p.second.absent() ? nullptr : static_cast<float*>(p.second) + mine.begin;
+  float *parameter = p.parameter, *first = p.first, *second = p.second;
   const Vec factor = broadcast(control[1]), high = broadcast(f.clip), low = broadcast(-f.clip);
   const Vec rate = broadcast(hyper[0] * f.rate);
-  if (!accepts(context, gradient, mine.end - mine.begin, factor, control)) return;
-  over_vectors(
-      mine.end - mine.begin, HS_EACH {
-        Vec w = Float32::read(parameter + i, lanes);
-        Vec g = Float32::read(gradient + i, lanes) * factor;
-        g = min_of(high, max_of(low, g));
-        Vec m = first != nullptr ? Float32::read(first + i, lanes) : zero();
-        Vec v = second != nullptr ? Float32::read(second + i, lanes) : zero();
-        update(w, g, m, v, rate);
-        Float32::write(parameter + i, lanes, w);
-        if (first != nullptr) Float32::write(first + i, lanes, m);
-        if (second != nullptr) Float32::write(second + i, lanes, v);
-      });
+  // Never a second copy of the arithmetic, which the compiler might contract in another way.
+  const auto apply = [&](const float* gradient, int64_t begin, int64_t count) __attribute__((noinline)) {
+    over_vectors(
+        count, HS_EACH {
+          const int64_t at = begin + i;
+          Vec w = Float32::read(parameter + at, lanes);
+          Vec g = Float32::read(gradient + i, lanes) * factor;
+          g = min_of(high, max_of(low, g));
+          Vec m = first != nullptr ? Float32::read(first + at, lanes) : zero();
+          Vec v = second != nullptr ? Float32::read(second + at, lanes) : zero();
+          update(w, g, m, v, rate);
+          Float32::write(parameter + at, lanes, w);
+          if (first != nullptr) Float32::write(first + at, lanes, m);
+          if (second != nullptr) Float32::write(second + at, lanes, v);
+        });
+  };
+  if (p.ids.absent()) {
+    const Range mine = share(d.count, 64, context.thread, context.threads);
+    const float* gradient = static_cast<const float*>(p.gradient) + mine.begin;
+    const int64_t count = mine.end - mine.begin;
+    if (accepts(context, looked_at(gradient, count, factor), control)) apply(gradient, mine.begin, count);
+    return;
+  }
+  GradientRows rows(context);
+  Vec nought = zero();
+  rows.over_blocks([&](const float* gradient, int64_t, int64_t count, bool used) {
+    if (used) nought += looked_at(gradient, count, factor);
+  });
+  if (!accepts(context, nought, control)) return;
+  rows.over_blocks([&](const float* gradient, int64_t begin, int64_t count, bool) { apply(gradient, begin, count); });
+}
+int64_t update_workspace(const int64_t* ints, int threads) {
+  return GradientRows::bytes(*reinterpret_cast<const Ints*>(ints), threads);
 }
 #define HS_UPDATE [&](Vec& w, Vec& g, Vec& m, Vec& v, Vec rate) __attribute__((always_inline))
 
@@ -171,7 +245,7 @@ void accumulate_gradient(const Context& context) {
 
 void add_train_optimizer(KernelTable& table) {
   const auto add = [&](const char* name, void (*run)(const Context&)) {
-    add_kernel(table, {name, Operands::names, Ints::names, Floats::names, run, nullptr, nullptr, nullptr});
+    add_kernel(table, {name, Operands::names, Ints::names, Floats::names, run, update_workspace, nullptr, nullptr});
   };
   add("sgd", sgd);
   add("adam", adam);

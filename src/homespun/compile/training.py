@@ -21,6 +21,7 @@ from homespun.compile.passes.expand_for_training import RunningStatistics, expan
 from homespun.compile.passes.fuse_training_blocks import fuse_training_blocks
 from homespun.compile.passes.recompute import candidates, recompute, worthwhile
 from homespun.compile.passes.store_half import store_half
+from homespun.compile.passes.update_tables_by_rows import update_tables_by_rows
 from homespun.compile.schedule import schedule
 from homespun.errors import ShapeError
 from homespun.graph import Array, Graph, Tensor, TensorType, infer
@@ -298,6 +299,7 @@ def fused_graph(
     graph.inputs = inputs
     graph.outputs = kept
     if plan.fuse:
+        update_tables_by_rows(graph)
         fuse_training_blocks(graph)
     else:
         graph.prune()

@@ -3,6 +3,7 @@
 Updates write to parameters and optimizer states. All read `hyper` (float32 (8,): learning rate, two numbers that the
 optimizer works out for the step, one over the loss scale, what a micro-batch counts) and `control` (float32 (5,): go,
 factor, gradient norm, parameters updated so far, whether a gradient was not finite: then the rest stays as it is).
+With `ids` the gradient of a table is given as the rows that `embedding_gradient` would add up.
 """
 
 from __future__ import annotations
@@ -81,12 +82,12 @@ ADD_SQUARE_SUM = Operator(
 
 
 def _written(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
-    return [t for t in ins[3:] if t is not None]
+    return [t for t in ins[3:6] if t is not None]
 
 
 def _lower_update(low: Any, node: Node) -> None:
     a = low.attributes(node)
-    gradient, hyper, control, parameter, first, second = node.inputs
+    gradient, hyper, control, parameter, first, second, ids = (*node.inputs, "")[:7]
     operands = {
         "gradient": gradient,
         "hyper": hyper,
@@ -94,9 +95,12 @@ def _lower_update(low: Any, node: Node) -> None:
         "parameter": parameter,
         "first": first,
         "second": second,
+        "ids": ids,
     }
     ints = {
         "count": low.type(parameter).size,
+        "rows": low.type(ids).size if ids else 0,
+        "channels": low.type(parameter).shape[-1] if ids else 1,
         "nesterov": int(a["nesterov"]),
         "decoupled": int(a["decoupled"]),
     }
@@ -123,7 +127,7 @@ ONNX_HYPER = "hyper"
 def _update_to_onnx(write: Any, node: Node) -> None:
     """The kernels' arithmetic, line by line; from a gradient that is not finite on, all keeps the old values."""
     a = write.attributes(node)
-    gradient, _, control, parameter, first, second = node.inputs
+    gradient, _, control, parameter, first, second = node.inputs[:6]
     learning_rate, one, two = write.shared[ONNX_HYPER]
     go, factor = write.shared[control]
     w, g, decay = write.ours(parameter), write.ours(gradient), float(a["decay"])
@@ -175,7 +179,7 @@ def _update_to_onnx(write: Any, node: Node) -> None:
 
 
 def _update(name: str) -> Operator:
-    inputs = ("gradient", "hyper", "control", "parameter", "first?", "second?")
+    inputs = ("gradient", "hyper", "control", "parameter", "first?", "second?", "ids?")
     return Operator(name, inputs, _written, _UPDATE, lower=_lower_update, cost=_cost, to_onnx=_update_to_onnx)
 
 

@@ -1,8 +1,8 @@
 """Pass over a joint graph: compute some layers' outputs a second time, when the backward pass needs them, and let the
 first copy die after its last forward reader.
 
-Rule 1: the layer is a forward layer (`train_conv2d`, `train_linear`); its input is kept, or computed again by a layer
-whose own input is kept: at most `LONGEST_CHAIN` layers in a row, so that little is computed again at one time.
+Rule 1: the layer is a forward layer (`train_conv2d`, `train_linear`) or a `layer_norm`; its input is kept, or computed
+again by one whose own input is kept: at most `LONGEST_CHAIN` in a row, so that little is computed again at one time.
 Rule 2: the copy runs just before the first backward node that needs it, or a copy that needs it.
 Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from homespun.graph import Graph, Node, Tensor, TensorType
 from homespun.ops.training_convolution import X
 
-LAYERS = ("train_conv2d", "train_linear")
+LAYERS = ("train_conv2d", "train_linear", "layer_norm")
 _BACKWARD = ("conv2d_backward", "linear_backward", "normalize_gradient", "normalize_input_gradient", "unary_gradient")
 
 #: Multiply-adds for each element of the output up to which a layer is computed again without being asked: a 1x1
@@ -27,6 +27,8 @@ LONGEST_CHAIN = 2
 _LEAST_INNER = 9
 #: ... if the output has at least so many bytes.
 WORTHWHILE = 1 << 20
+#: A layer norm keeps its input for its own gradient; its output is one pass away, and is not kept as well from here on.
+WORTHWHILE_NORM = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Candidate:
     name: str
     saved: int
     cost: int
-    inner: int  # multiply-adds for each element
+    inner: int  # multiply-adds for each element; 0 of a norm
 
 
 def candidates(graph: Graph, types: Mapping[str, TensorType]) -> list[Candidate]:
@@ -47,7 +49,7 @@ def candidates(graph: Graph, types: Mapping[str, TensorType]) -> list[Candidate]
         if node.op not in LAYERS or not _backward_readers(consumers, node.outputs[0]):
             continue
         z, w = types[node.outputs[0]], types[node.inputs[1]]
-        inner = w.size // w.shape[-1]
+        inner = w.size // w.shape[-1] if node.op != "layer_norm" else 0
         found.append(Candidate(node.outputs[0], z.nbytes, inner * z.size, inner))
     first = set(worthwhile(found))
     return sorted(found, key=lambda c: (c.name not in first, c.inner if c.name not in first else 0, -c.saved))
@@ -56,6 +58,7 @@ def candidates(graph: Graph, types: Mapping[str, TensorType]) -> list[Candidate]
 def worthwhile(found: Collection[Candidate]) -> tuple[str, ...]:
     """Those that are computed again even where memory is plenty, those that save most first."""
     cheap = [c for c in found if _LEAST_INNER < c.inner <= ALWAYS_BELOW and c.saved >= WORTHWHILE]
+    cheap += [c for c in found if c.inner == 0 and c.saved >= WORTHWHILE_NORM]
     return tuple(c.name for c in sorted(cheap, key=lambda c: -c.saved))
 
 
