@@ -13,6 +13,9 @@ from homespun.compile.autodiff import depends_on
 from homespun.errors import ModelError
 from homespun.graph import BATCH, Graph, Tensor, infer
 
+#: A batch size that no other axis has by chance.
+_SAMPLES = 10007
+
 
 @dataclass(frozen=True)
 class Split:
@@ -29,12 +32,19 @@ def split(model: Graph, trainable: Sequence[str]) -> Split:
     reached = depends_on(model, trainable)
     if not reached.intersection(model.outputs):
         raise ModelError(f"{model.name}: no output depends on the trainable parameters {list(trainable)[:5]}")
-    trained_nodes = [n for n in model.nodes if reached.intersection(n.outputs)]
-    frozen_nodes = [n for n in model.nodes if not reached.intersection(n.outputs)]
-    made = {o for n in frozen_nodes for o in n.outputs if o and model.tensors[o].role == "activation"}
-    # outputs of the frozen part cross the cut too: the loss may read them
-    crossing = [*(i for n in trained_nodes for i in n.inputs), *model.outputs]
-    features = tuple(dict.fromkeys(i for i in crossing if i in made))
+    types = infer(model, _SAMPLES)
+    while True:
+        trained_nodes = [n for n in model.nodes if reached.intersection(n.outputs)]
+        frozen_nodes = [n for n in model.nodes if not reached.intersection(n.outputs)]
+        made = {o for n in frozen_nodes for o in n.outputs if o and model.tensors[o].role == "activation"}
+        # outputs of the frozen part cross the cut too: the loss may read them
+        crossing = [*(i for n in trained_nodes for i in n.inputs), *model.outputs]
+        features = tuple(dict.fromkeys(i for i in crossing if i in made))
+        # what has no row for each sample can't be fed in micro-batches: it is computed on the other side
+        whole = {f for f in features if types[f].shape[:1] != (_SAMPLES,) and f not in model.outputs}
+        if not whole:
+            break
+        reached |= {o for n in frozen_nodes if whole.intersection(n.outputs) for o in n.outputs}
     if not features:
         trained = model.copy()
         trained.nodes = [n for n in trained.nodes if reached.intersection(n.outputs)]
@@ -47,7 +57,6 @@ def split(model: Graph, trainable: Sequence[str]) -> Split:
     frozen.prune()
     frozen.inputs = [i for i in frozen.inputs if any(i in n.inputs for n in frozen.nodes)]
 
-    types = infer(model)
     trained = model.copy()
     trained.nodes = [n for n in trained.nodes if reached.intersection(n.outputs)]
     for name in features:
