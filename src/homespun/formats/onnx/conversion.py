@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from homespun.formats.assembly import Assembly, Unsupported, shape_text, without_leading_ones
+from homespun.formats.assembly import FREE, Assembly, Unsupported, shape_text, without_leading_ones
 from homespun.formats.checked import shortened
 from homespun.formats.onnx.layout import CHANNELS_LAST, Value, channel_last, identity, moves_only_ones, regrouped
 from homespun.formats.onnx.nodes import ForeignModel, ForeignNode, needed_nodes
@@ -26,12 +26,15 @@ class Conversion(Assembly):
         self.model, self.opset, self.fail = model, model.opset, model.fail
         self.values: dict[str, Value] = {}
         self.constants: dict[str, Array] = dict(model.constants)
-        self.learnable = {name for name, array in self.constants.items() if array.dtype == np.float32}
+        floats = {name for name, array in self.constants.items() if array.dtype == np.float32}
+        self.learnable = floats if model.parameters is None else floats & model.parameters
+        self.origins: dict[str, str] = {}  # of constants that are a trainable one transposed, cast, cut
         self.declared_batch: int | None = None
         #: Inputs that hold whole numbers, as float32: masks, pixels.
         self.whole: set[str] = set()
         self._made: dict[Any, str] = {}
-        self.nodes = needed_nodes(model.nodes, model.outputs, self.constants, self.fail)
+        self._leads: dict[str, int] = {}
+        self.nodes = needed_nodes(model.nodes, [*model.outputs, *model.effects], self.constants, self.fail)
         self.readers: dict[str, list[ForeignNode]] = {}
         for node in self.nodes:
             for name in dict.fromkeys(node.inputs):
@@ -125,9 +128,39 @@ class Conversion(Assembly):
         rank = len(self.types[name].shape)
         self.values[foreign] = Value(name, tuple(axes) if axes is not None else identity(rank))
 
+    def before_batch(self, value: Value) -> int:
+        """How many values of the foreign tensor precede the batch in its order: 1 where the batch leads."""
+        ours = self.types[value.name].shape
+        shape = ours if value.image is not None else tuple(ours[value.axes.index(i)] for i in range(len(ours)))
+        at = next((i for i, d in enumerate(shape) if d % FREE == 0), 0)
+        return math.prod(shape[:at]) * self._lead(value.name)
+
+    def _lead(self, name: str) -> int:
+        """How many indices precede the batch within the axis that holds it: 1 where it leads, or is alone."""
+        while name not in self._leads:
+            length = next((d for d in self.types[name].shape if d % FREE == 0), FREE)
+            node = self.producer(name)
+            if length == FREE or node is None:
+                return 1
+            name = next((i for i in node.inputs if i and length in self.types[i].shape), "")
+            if not name:
+                return 1
+        return self._leads[name]
+
     def reshaped(self, value: Value, shape: Sequence[int]) -> Value:
         """A foreign reshape to a foreign shape, done without moving values wherever ours allows."""
         shape = tuple(int(d) for d in shape)
+        at = next((i for i, d in enumerate(shape) if d % FREE == 0), None)
+        before = self.before_batch(value)
+        result = self._reshaped(value, shape)
+        if at is not None:
+            lead, rest = divmod(before, math.prod(shape[:at]))
+            if rest or shape[at] // FREE % lead:
+                raise Unsupported("it moves the batch into other axes")
+            self._leads[result.name] = lead
+        return result
+
+    def _reshaped(self, value: Value, shape: tuple[int, ...]) -> Value:
         if value.image is not None:
             value = self.laid_out(value, (0, 1))
         ours = self.types[value.name].shape
@@ -174,7 +207,8 @@ class Conversion(Assembly):
         Raises `Unsupported` where its values are no numbers.
         """
         # Vectors are shared by exporters that find equal ones, such as biases of zero: here each layer has its own.
-        key = (foreign, kind, array.shape, role, self._stem if array.ndim == 1 else "")
+        own = self._stem if array.ndim == 1 and self.model.deduplicated else ""
+        key = (foreign, kind, array.shape, role, own)
         if key not in self._made:
             array = _own(array)
             if not np.isfinite(array).all():
@@ -184,6 +218,7 @@ class Conversion(Assembly):
 
     def weight_name(self, foreign: str, kind: str = "constant") -> str:
         """The file's name, unless an exporter made it up: then the node's, and what it is."""
+        foreign = self.origins.get(foreign, foreign)
         made_up = "::" in foreign or foreign.isdigit() or foreign not in self.learnable
         return f"{self._stem}.{kind}" if made_up else foreign
 

@@ -82,8 +82,10 @@ class Importer(Conversion):
                 if name:
                     self.constants[name] = array
                     self._folded += array.nbytes
-            if sum(n in self.learnable for n in node.inputs) == 1 and node.op in _KEEPS_LEARNABLE:
+            trained = [n for n in node.inputs if n in self.learnable]
+            if len(trained) == 1 and node.op in _KEEPS_LEARNABLE:
                 self.learnable.update(o for o in node.outputs if o)
+                self.origins.update((o, self.origins.get(trained[0], trained[0])) for o in node.outputs)
             return
         assert rule is not None
         rule(self, node)
@@ -188,8 +190,6 @@ class Importer(Conversion):
             value = self.value(foreign)
             if value.image is not None or (not value.plain and value.axes != CHANNELS_LAST):
                 value = self.laid_out(value, identity(len(self.shape(foreign))))
-            if value.plain and len(value.axes) == 4:
-                last.append(foreign)
             name = value.name
             if self.graph.tensors[name].role != "activation" or name in self.graph.outputs:
                 name = self.emit("identity", [name], foreign)
@@ -200,6 +200,8 @@ class Importer(Conversion):
                 self._rename(name, foreign)
                 name = foreign
             self.graph.outputs.append(name)
+            if value.plain and len(value.axes) == 4:
+                last.append(name)
         self.channels_last_inputs += last
 
     def _rename(self, old: str, new: str) -> None:
@@ -241,7 +243,10 @@ _LAYOUT_FREE = (
 #: What asks a number of an input, and what only hands it on.
 _COMPARES = ("Cast", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "Where")
 _MOVES = ("Unsqueeze", "Squeeze", "Reshape", "Flatten", "Transpose", "Slice", "Identity", "Expand")
-_KEEPS_LEARNABLE = ("Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast", "DequantizeLinear", "Flatten")
+_KEEPS_LEARNABLE = (
+    *("Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Split", "Slice"),
+    *("Cast", "DequantizeLinear"),
+)
 
 
 def import_model(model: ForeignModel, rules: Mapping[str, Rule], shapes: Mapping[str, Any] | None) -> Graph:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +76,12 @@ class ForeignModel:
     #: Whether every input of four axes is (N, C, H, W), as the format has it; else the operators tell.
     channels_first: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
+    #: Those of the constants that training may change; None for all of float32.
+    parameters: Set[str] | None = None
+    #: Whether the exporter may have stored equal vectors once, so that layers which share one do so by chance.
+    deduplicated: bool = True
+    #: Results that matter although no output needs them.
+    effects: Sequence[str] = ()
 
 
 def needed_nodes(

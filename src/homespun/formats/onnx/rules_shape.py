@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,11 +19,49 @@ def reshape(imp: Conversion, node: ForeignNode) -> None:
     """`Reshape` to a constant shape; where the file fixes the batch, the batch stays free."""
     wanted = [int(d) for d in imp.constant(node, 1, "shape")]
     shape = imp.shape(node.inputs[0])
-    fixed = imp.declared_batch
-    if fixed is not None and wanted and shape[0] == FREE and wanted[0] == fixed:
-        wanted[0] = FREE
+    if imp.declared_batch is not None:
+        wanted = _with_free_batch(shape, imp.before_batch(imp.value(node.inputs[0])), wanted, imp.declared_batch)
     target = resolved(shape, wanted, bool(node.get("allowzero", 0)))
-    imp.values[node.outputs[0]] = imp.reshaped(imp.value(node.inputs[0]), target)
+    value = imp.value(node.inputs[0])
+    imp.values[node.outputs[0]] = _of_rows(imp, value, target) or imp.reshaped(value, target)
+
+
+def _of_rows(imp: Conversion, value: Value, target: tuple[int, ...]) -> Value | None:
+    """A layer between two reshapes, of which the second undoes the first: the same layer without them."""
+    layer = imp.producer(value.name)
+    joined = imp.producer(layer.inputs[0]) if layer is not None and layer.op in ("linear", "embedding") else None
+    if not value.plain or layer is None or joined is None or joined.op not in ("reshape", "flatten"):
+        return None
+    rows, rest = imp.types[joined.inputs[0]].shape, imp.types[layer.inputs[0]].shape
+    if layer.op == "linear":
+        if rows[-1:] != rest[-1:]:
+            return None
+        rows = rows[:-1]
+    if target != (*rows, imp.types[value.name].shape[-1]):
+        return None
+    return Value(imp.emit(layer.op, [joined.inputs[0], *layer.inputs[1:]]), identity(len(target)))
+
+
+def _with_free_batch(shape: Sequence[int], before: int, wanted: list[int], fixed: int) -> list[int]:
+    """A target shape for the batch of the file, with the batch free in it; as it is where that can't be said.
+
+    The batch stays at its place in the order of all values, `before` of which precede it.
+    """
+    if shape[0] == FREE and wanted and wanted[0] == fixed:
+        return [FREE, *wanted[1:]]
+    values = math.prod(shape)
+    if values % FREE or min(wanted, default=0) < 1 or math.prod(wanted) * FREE != values * fixed:
+        return wanted
+    behind = values // FREE // before
+    found = []
+    for i, length in enumerate(wanted):
+        first, last = math.prod(wanted[:i]), math.prod(wanted[i + 1 :])
+        if before % first == 0 and behind % last == 0 and length == before // first * fixed * (behind // last):
+            found.append(i)
+    if len(found) == 1 or (found and before == 1):
+        wanted = list(wanted)
+        wanted[found[0]] = wanted[found[0]] // fixed * FREE
+    return wanted
 
 
 def flatten(imp: Conversion, node: ForeignNode) -> None:
