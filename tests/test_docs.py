@@ -9,6 +9,7 @@ import pytest
 
 import homespun as hs
 from tests.data import photos
+from tests.formats import mindspore
 from tests.formats.pickles import pickled_state, tensor, zipped
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +23,7 @@ RUN = [
     "docs/eight-bit.md",
     "docs/engine.md",
     "docs/memory.md",
+    "docs/mindspore.md",
     "docs/onnx.md",
     "docs/pausing.md",
     "docs/tflite.md",
@@ -55,6 +57,8 @@ def test_the_code_on_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
         lay_out(tmp_path)
     for name, source in GIVEN.get(page, {}).items():
         shutil.copy(ROOT / source, tmp_path / name)
+    if page == "docs/mindspore.md":
+        mindspore.export(tmp_path / "mobilenet")
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
     assert blocks
     namespace: dict[str, object] = {"__name__": page}

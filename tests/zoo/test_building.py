@@ -51,9 +51,21 @@ def test_wrong_options_say_what_is_possible(options: dict[str, float], message: 
         ("features.17.conv.3.bias", "blocks.16.project.norm.bias"),
         ("features.18.0.weight", "head.conv.weight"),
         ("classifier.1.bias", "classifier.bias"),
+        # MindSpore's model zoo
+        ("backbone.features.0.features.0.weight", "stem.conv.weight"),
+        ("features.1.conv.0.features.1.running_var", "blocks.0.depthwise.norm.running_var"),
+        ("features.17.conv.1.features.0.weight", "blocks.16.depthwise.conv.weight"),
+        ("backbone.features.18.features.1.bias", "head.norm.bias"),
+        ("head.head.1.weight", "classifier.weight"),
+        # MindCV
+        ("features.0.weight", "stem.conv.weight"),
+        ("features.1.running_mean", "stem.norm.running_mean"),
+        ("features.3.layers.3.weight", "blocks.0.project.conv.weight"),
+        ("features.19.layers.7.bias", "blocks.16.project.norm.bias"),
+        ("features.21.weight", "head.norm.weight"),
     ],
 )
-def test_torchvision_names_are_translated(theirs: str, ours: str) -> None:
+def test_torchvision_and_mindspore_names_are_translated(theirs: str, ours: str) -> None:
     from homespun.zoo.mobilenet_v2 import RENAMES
 
     assert translate(theirs, RENAMES) == ours

@@ -36,16 +36,16 @@ class Computed(StrEnum):
 Model = Annotated[
     Path,
     typer.Argument(
-        help="A model: .hsp, .onnx or .tflite; .prototxt or .caffemodel, the other of the two beside it; "
-        ".safetensors or .pth with --architecture.",
+        help="A model: .hsp, .onnx, .tflite or .mindir; .prototxt or .caffemodel, the other of the two beside it; "
+        ".safetensors, .pth or .ckpt with --architecture.",
         metavar="MODEL",
     ),
 ]
 Architecture = Annotated[
     str | None,
     typer.Option(
-        help="What network weights are for: those of a .safetensors or .pth file by its name in homespun.zoo, those of "
-        "a .caffemodel by its .prototxt, where several are beside it.",
+        help="What network weights are for: those of a .safetensors, .pth or .ckpt file by its name in homespun.zoo, "
+        "those of a .ckpt also by a .mindir file, and of a .caffemodel by its .prototxt, where several are beside it.",
         metavar="NAME",
     ),
 ]

@@ -19,13 +19,18 @@ READERS = {
     ".tflite": "homespun.formats.tflite",
     ".caffemodel": "homespun.formats.caffe",
     ".prototxt": "homespun.formats.caffe",
+    ".mindir": "homespun.formats.mindir",
     ".safetensors": "homespun.zoo.pretrained",
     ".pth": "homespun.zoo.pretrained",
     ".pt": "homespun.zoo.pretrained",
+    ".ckpt": "homespun.zoo.pretrained",
 }
 #: Suffix -> the options of `load` that it takes; weights take those of the zoo's builders too.
-OPTIONS = {".onnx": ("shapes",), ".caffemodel": ("architecture", "shapes"), ".prototxt": ("shapes",)}
-WEIGHTS_ONLY = (".safetensors", ".pth", ".pt")
+OPTIONS = {
+    **dict.fromkeys((".onnx", ".mindir", ".prototxt"), ("shapes",)),
+    ".caffemodel": ("architecture", "shapes"),
+}
+WEIGHTS_ONLY = (".safetensors", ".pth", ".pt", ".ckpt")
 #: Suffix -> module that writes it.
 WRITERS = {
     ".hsp": "homespun.formats.hsp",
@@ -37,10 +42,11 @@ WRITERS = {
 def load(path: str | Path, **options: Any) -> Graph:
     """Read a model from a file, by its suffix.
 
-    `.hsp`, `.tflite`: no options. `.onnx`: `shapes`, the shape of each input by name, where the file leaves more than
-    the batch open. `.prototxt` and `.caffemodel` are the two halves of a Caffe network: name either, the other is found
-    beside it; `shapes`, too, and for a `.caffemodel` `architecture`, its `.prototxt`. `.safetensors`, `.pth`, `.pt`:
-    `architecture`, the zoo builder's name (`"mobilenet_v2"`), and that builder's own options.
+    `.hsp`, `.tflite`: no options. `.onnx`, `.mindir`: `shapes`, the shape of each input by name, where the file leaves
+    more than the batch open. `.prototxt` and `.caffemodel` are the two halves of a Caffe network: name either, the
+    other is found beside it; `shapes`, too, and for a `.caffemodel` `architecture`, its `.prototxt`. `.safetensors`,
+    `.pth`, `.pt`, `.ckpt`: `architecture`, the zoo builder's name (`"mobilenet_v2"`), and that builder's own options;
+    for a `.ckpt` it may be a `.mindir` file, too.
     Raises `FormatError`, naming file and place, for a file that is wrong, truncated or of an unknown kind.
     """
     path = Path(path)

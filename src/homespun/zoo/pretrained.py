@@ -1,15 +1,16 @@
-"""Weights of a zoo network from a PyTorch file: names and layouts are translated, and everything must fit.
+"""Weights of a zoo network from a file of PyTorch or MindSpore: names and layouts are translated, all must fit.
 
-This is also what `homespun.load` uses for `.pth` files, which hold weights but not the network.
+This is also what `homespun.load` uses for `.pth` and `.ckpt` files, which hold weights but not the network.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -26,7 +27,12 @@ _MOST_LISTED = 5
 
 
 def load(path: Path, architecture: str | None = None, **options: object) -> Graph:
-    """The zoo network `architecture` with the weights of a `.pth` file; `options` go to its builder."""
+    """The zoo network `architecture` with the weights of a file; `options` go to its builder.
+
+    Weights of MindSpore may go into a network of MindSpore, too: `architecture` is its `.mindir` file then.
+    """
+    if path.suffix.lower() == ".ckpt" and str(architecture).lower().endswith(".mindir"):
+        return _into_mindir(path, Path(str(architecture)), options)
     zoo = import_module("homespun.zoo")
     names = ", ".join(zoo.__all__)
     if architecture is None:
@@ -34,6 +40,16 @@ def load(path: Path, architecture: str | None = None, **options: object) -> Grap
     if architecture not in zoo.__all__:
         raise OptionError(f"architecture is {architecture!r}; it can be one of {names}")
     return cast(Graph, getattr(zoo, architecture)(**options, weights=path))
+
+
+def _into_mindir(path: Path, network: Path, options: Mapping[str, object]) -> Graph:
+    from homespun.formats import mindir
+
+    if not network.is_file():
+        raise OptionError(f"architecture is {str(network)!r}; there is no such file")
+    if options.keys() - {"shapes"}:
+        raise OptionError(f"{', '.join(options)}: a .mindir file holds its network and takes shapes")
+    return mindir.load(network, cast(Any, options.get("shapes")), weights=path)
 
 
 def load_weights(
@@ -90,11 +106,15 @@ def load_weights(
 
 
 def _read(path: Path) -> Mapping[str, Array]:
-    """Tensors by name, from either kind of file that PyTorch's users keep weights in."""
+    """Tensors by name, by PyTorch's names, from any kind of file that holds weights."""
     if path.suffix.lower() == ".safetensors":
         from homespun.formats import safetensors
 
         return safetensors.read_state_dict(path)
+    if path.suffix.lower() == ".ckpt":
+        from homespun.formats.mindir import checkpoint
+
+        return checkpoint.read_state_dict(path)
     return read_state_dict(path)
 
 
@@ -103,10 +123,13 @@ def translate(name: str, renames: Renames) -> str:
     for pattern, ours in renames:
         match = re.match(pattern, name)
         if match:
-            for i, number in enumerate(match.groups()):
-                ours = ours.replace(f"{{{i}}}", number).replace(f"{{{i}-1}}", str(int(number) - 1))
-            return ours + name[match.end() :]
+            return re.sub(r"\{(\d)(?:-(\d+))?\}", partial(_captured, match), ours) + name[match.end() :]
     return name
+
+
+def _captured(match: re.Match[str], place: re.Match[str]) -> str:
+    number, less = match.group(int(place[1]) + 1), int(place[2] or 0)
+    return str(int(number) - less) if less else str(number)
 
 
 def channels_last(array: Array) -> Array:
