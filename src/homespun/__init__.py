@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from homespun.formats import save as save
     from homespun.graph import Graph as Graph
     from homespun.graph import GraphBuilder as GraphBuilder
+    from homespun.runtime import MixedPrecision as MixedPrecision
     from homespun.runtime import Predictor as Predictor
     from homespun.runtime import calibrate as calibrate
+    from homespun.runtime import mixed_precision as mixed_precision
+    from homespun.runtime import sensitivity as sensitivity
     from homespun.training import LossScale as LossScale
     from homespun.training import StepResult as StepResult
     from homespun.training import Trainer as Trainer
@@ -49,6 +52,7 @@ _LAZY = {
     "GraphBuilder": "homespun.graph",
     "LossScale": "homespun.training",
     "MemoryReport": "homespun.compile",
+    "MixedPrecision": "homespun.runtime",
     "Predictor": "homespun.runtime",
     "StepResult": "homespun.training",
     "Trainer": "homespun.training",
@@ -58,11 +62,13 @@ _LAZY = {
     "load": "homespun.formats",
     "losses": "homespun.training",
     "metrics": "homespun.training",
+    "mixed_precision": "homespun.runtime",
     "optim": "homespun.training",
     "prune_channels": "homespun.compression",
     "prune_weights": "homespun.compression",
     "save": "homespun.formats",
     "schedules": "homespun.training",
+    "sensitivity": "homespun.runtime",
     "splice": "homespun.training",
     "zoo": "",
 }

@@ -20,7 +20,8 @@ SMOOTHNESS = 0.9
 
 
 def quantize_weights(graph: Graph) -> dict[str, tuple[Array, Array]]:
-    """Codes (int8) and scales (float32, one for each output channel) of all convolution and linear weights, by name.
+    """Codes (int8) and scales (float32, one for each output channel) of all convolution and linear weights, by name,
+    but for those that are marked to stay in 16 bits.
 
     Scales, and the codes 127 and -127, are those of `quantize_per_channel`; other codes differ by one from the
     nearest where that helps. Weights that are already multiples of their scale keep their codes.
@@ -31,7 +32,7 @@ def quantize_weights(graph: Graph) -> dict[str, tuple[Array, Array]]:
     result: dict[str, tuple[Array, Array]] = {}
     for node in graph.nodes:
         tensor = graph.tensors[node.inputs[1]] if node.op in _WEIGHTED else None
-        if tensor is None or tensor.data is None or tensor.dtype != "float32" or tensor.name in result:
+        if tensor is None or tensor.data is None or tensor.dtype != "float32" or tensor.half or tensor.name in result:
             continue
         shape = tensor.data.shape
         columns = tensor.data.astype(np.float64).reshape(-1, shape[-1])
@@ -40,6 +41,12 @@ def quantize_weights(graph: Graph) -> dict[str, tuple[Array, Array]]:
         codes = round_together(columns / scale, common, own)
         result[tensor.name] = (codes.astype(np.int8).reshape(shape), scale.astype(np.float32))
     return result
+
+
+def as_float16(weights: Array) -> Array | None:
+    """Weights (float32) as a file keeps them in 16 bits, or None if one is too large for that."""
+    fits = float(np.abs(weights).max(initial=0.0)) < float(np.finfo(np.float16).max)
+    return weights.astype(np.float16) if fits else None
 
 
 def _error_model(graph: Graph, node: Node, shape: tuple[int, ...], moments: dict[str, Moments]) -> tuple[Array, Array]:

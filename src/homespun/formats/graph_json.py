@@ -163,6 +163,8 @@ class Reader:
             if type(d) is not int or not (free or least <= d <= _LARGEST_INT):
                 raise self.fail(place, f"axis {i} of the shape is {shortened(d)}")
         tensor = Tensor(name, cast(Role, role), tuple(shape), dtype)
+        if "half" in entry:
+            tensor.half = self.field(entry, "half", bool, place)
         if role != "input":
             tensor.data = arrays(place, entry, tensor)
         graph.add_tensor(tensor)

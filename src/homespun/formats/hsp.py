@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import TensorSpec, serialize_file
 
 from homespun.compression import dequantize_per_channel, quantize_weights
+from homespun.compression.rounding import as_float16
 from homespun.errors import ModelError, OptionError
 from homespun.formats import graph_json
 from homespun.formats.atomic import replacing
@@ -43,12 +44,14 @@ def save(model: Graph, path: str | Path, weights: str = "float32") -> None:
     """Write a model. Replaces `path` whole, or leaves it as it was.
 
     `weights` says how convolution and linear weights are stored: "float32", "float16" (a weight that does not fit its
-    range stays float32), or "int8", symmetric with a scale for each output channel. All else keeps its dtype.
+    range stays float32), or "int8", symmetric with a scale for each output channel, but for weights that are marked to
+    stay in 16 bits (`homespun.mixed_precision`). All else keeps its dtype.
     """
     if weights not in WEIGHTS:
         raise OptionError(f"weights is {weights!r}; it can be {', '.join(repr(w) for w in WEIGHTS)}")
     check(model)
-    small = _weights_of(model) if weights == "float16" else set()
+    weighted = _weights_of(model)
+    small = {"float32": set(), "float16": weighted, "int8": {n for n in weighted if model.tensors[n].half}}[weights]
     codes = quantize_weights(model) if weights == "int8" else {}
     arrays: dict[str, Array] = {}
     storage: dict[str, dict[str, Any]] = {}
@@ -62,11 +65,13 @@ def save(model: Graph, path: str | Path, weights: str = "float32") -> None:
             scale_name = model.fresh_name(f"{t.name}:scale")
             arrays[t.name], arrays[scale_name] = codes[t.name]
             storage[t.name] = {"stored": "int8", "scale": scale_name}
-        elif t.name in small and float(np.abs(data).max(initial=0.0)) < float(np.finfo(np.float16).max):
-            arrays[t.name] = data.astype(np.float16)
+        elif t.name in small and (halved := as_float16(data)) is not None:
+            arrays[t.name] = halved
             storage[t.name] = {"stored": "float16"}
         else:
             arrays[t.name] = data
+        if t.half:
+            storage.setdefault(t.name, {})["half"] = True
     limits: dict[str, str] = {}
     for t in model.with_role("activation"):
         if t.limit is not None:

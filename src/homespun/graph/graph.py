@@ -69,7 +69,8 @@ class Tensor:
     `input` has a declared shape, whose first entry may be `BATCH`; `parameter` (trainable), `state` (written by the
     graph itself, as running statistics are) and `constant` carry `data`; an `activation` has neither: its shape
     follows from the operators once the batch size is bound (`infer`). An activation may have a `limit`, float16: what
-    each channel (the last axis) hardly ever exceeds, for 8-bit programs to spread their codes over.
+    each channel (the last axis) hardly ever exceeds, for 8-bit programs to spread their codes over. Weights that are
+    `half` stay in 16 bits where others go into 8.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Tensor:
     dtype: str = "float32"
     data: Array | None = None
     limit: Array | None = None
+    half: bool = False
 
 
 @dataclass

@@ -1,6 +1,7 @@
-"""Running a program: predictors, calibration, threads, the pause flag."""
+"""Running a program: predictors, calibration, the choice of 8 or 16 bits, threads, the pause flag."""
 
 from homespun.runtime.calibration import calibrate
+from homespun.runtime.partial_quantization import MixedPrecision, mixed_precision, sensitivity
 from homespun.runtime.predictor import Predictor
 
-__all__ = ["Predictor", "calibrate"]
+__all__ = ["MixedPrecision", "Predictor", "calibrate", "mixed_precision", "sensitivity"]

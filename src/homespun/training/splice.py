@@ -58,7 +58,7 @@ def splice(
     for t in head.tensors.values():
         if t.name not in names:
             names[t.name] = model.fresh_name(prefix + t.name)
-            model.add_tensor(Tensor(names[t.name], t.role, t.shape, t.dtype, t.data))
+            model.add_tensor(Tensor(names[t.name], t.role, t.shape, t.dtype, t.data, half=t.half))
     for node in head.nodes:
         inputs = tuple(names[n] if n else "" for n in node.inputs)
         outputs = tuple(names[n] if n else "" for n in node.outputs)

@@ -32,6 +32,7 @@ def fold_batch_norm(graph: Graph) -> bool:
         old_bias = before.inputs[2] if len(before.inputs) > 2 else ""
         bias = shift + graph.data(old_bias) * scale if old_bias else shift
         w_name = graph.add_array(graph.fresh_name(f"{before.inputs[1]}/folded"), weight * scale)
+        graph.tensors[w_name].half = graph.tensors[before.inputs[1]].half
         b_name = graph.add_array(graph.fresh_name(f"{node.inputs[2]}/folded"), bias.astype(np.float32))
         before.inputs = (before.inputs[0], w_name, b_name)
         before.outputs = node.outputs

@@ -9,6 +9,7 @@ Rule 4: channels that hardly get as large as the function allows (`limits`) spre
 readers treat channels apart (depthwise, mean) each channel has its own range, else the tensor has that of its largest.
 Rule 5: what has no 8-bit kernel (depthwise convolutions of float32, or with unusual windows) runs in float32, with the
 same rounded weights.
+Rule 6: so does a layer whose weights are marked to stay in 16 bits; what it writes and reads is then float32 too.
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference"; per-row ranges as in Yao et al. 2022, "ZeroQuant", section 4.1; ranges from batch norm as in Nagel et al.
 2019, "Data-free quantization through weight equalization and bias correction", section 5.
@@ -89,7 +90,9 @@ def _reads_codes(graph: Graph, node: Node, name: str, coded: Mapping[str, object
 
 
 def _stays_float(graph: Graph, node: Node, coded: Mapping[str, object]) -> bool:
-    """Rule 5: the depthwise kernel reads and writes codes only, and knows the usual windows only."""
+    """Rule 5: the depthwise kernel reads and writes codes only, and knows the usual windows only. Rule 6."""
+    if graph.tensors[node.inputs[1]].half:
+        return True
     if not _is_depthwise(graph, node):
         return False
     in_codes = node.inputs[0] in coded and node.outputs[0] in coded
