@@ -372,7 +372,7 @@ class _Worker:
     def run(self, stop: threading.Event) -> bool:
         """Wait for its end; False if it was stopped. Raises `RefiningError`."""
         threading.Thread(target=self._attend, args=(stop,), daemon=True).start()
-        problem = "the process that refines was killed; what it had done is kept, and the next run goes on from there"
+        problem = ""
         assert self._process.stdout is not None
         try:
             for line in self._process.stdout:
@@ -393,7 +393,8 @@ class _Worker:
         if code == 3:
             return False
         if code != 0:
-            raise RefiningError(problem)
+            how = "was killed" if code < 0 else "failed (its log is above)"
+            raise RefiningError(problem or f"the process that refines {how}; what it had done is kept: try again")
         return True
 
     def make_way(self) -> None:
