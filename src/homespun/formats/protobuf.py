@@ -59,6 +59,10 @@ class Message:
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
+    def names(self) -> list[str]:
+        """Fields that are given."""
+        return list(self._values)
+
     def put(self, name: str, value: Any, repeated: bool) -> None:
         """Set a field, or append to it; the last of a single field counts."""
         if repeated:

@@ -21,7 +21,7 @@ from homespun.formats.protobuf import Message
 from homespun.graph import Array
 
 #: Operators, and their operands, after functions have been put where they are called.
-LARGEST_NETWORK = 1_000_000
+LARGEST_NETWORK = 200_000
 _DEEPEST_CALL = 64
 _MOST_OUTPUTS = 1000
 _ELEMENTS = {1: "float32", 10: "float32", 11: "float32", 16: "float32", 17: "float32"}
