@@ -37,7 +37,12 @@ def test_everything_is_measured_written_and_plausible(
     result = run(data, tmp_path, quiet=False)
     assert result == json.loads((tmp_path / "evaluation.json").read_text("utf-8"))
     assert capsys.readouterr().out == (tmp_path / "evaluation.txt").read_text("utf-8")
-    assert {path.name for path in tmp_path.glob("*.png")} == {"reliability.png", "corrections.png", "shots.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "reliability.png",
+        "corrections.png",
+        "questions.png",
+        "shots.png",
+    }
     assert result["new_topics"] == [["garden", "train"]] * 2
     assert result["known"]["learner"] > 0.8
     shots = result["shots"]

@@ -86,13 +86,21 @@ def carry_labels_of_edited(connection: sqlite3.Connection, alike: Callable[[int,
     """A file that was edited in place (rotated, tagged) is a new content: give it what was said of the old one.
 
     Only where `alike(old photo, new photo)` says that it is the same picture; logged, so that it can be undone.
+    Questions about the old one are not asked of the new one again, for as long as their answers hold.
     """
     edited = connection.execute("SELECT replaces, photo_id FROM pending WHERE replaces IS NOT NULL").fetchall()
     connection.execute("UPDATE pending SET replaces = NULL")
     for old, new in edited:
         query = "SELECT topic_id, value FROM label WHERE photo_id = ?"
         said = connection.execute(query, (old,)).fetchall()
-        if said and connection.execute(query, (new,)).fetchone() is None and alike(old, new):
+        asked = connection.execute("SELECT topic_id, change_id FROM question WHERE photo_id = ?", (old,)).fetchall()
+        if not (said or asked) or not alike(old, new):
+            continue
+        connection.executemany(
+            "INSERT OR IGNORE INTO question VALUES (?, ?, ?)",
+            [(new, topic_id, change_id) for topic_id, change_id in asked],
+        )
+        if said and connection.execute(query, (new,)).fetchone() is None:
             add_change(connection, "edited", labels=[Label(new, topic_id, value) for topic_id, value in said])
 
 

@@ -1,7 +1,7 @@
 """Which questions to put to the family: photos that the album is probably wrong about, most useful first.
 
 `Album.doubts` shows them. A question is a photo and a topic; what was answered, skipped or said in any other way is
-not asked again.
+not asked again, and neither is the same topic of a copy of the photo.
 """
 
 from __future__ import annotations
@@ -14,15 +14,10 @@ import numpy.typing as npt
 
 from homespun.album.features import PreparedPhotos
 from homespun.album.standing import Standing
-from homespun.learning import doubt
+from homespun.learning import questions as choosing
 
-# The least sure cells that are looked at more closely: neighbours are sought among them.
-CANDIDATES = 2000
-# Rejections that speak against photos like them, the same.
-REJECTIONS = 2000
-
-ALMOST = "almost"
-"""Reason of a question about a topic that the album narrowly did not put a photo in."""
+# Answers and rejections that further questions are held against: the newest.
+NEWEST = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,78 +32,86 @@ class Question:
 
 
 def questions(connection: sqlite3.Connection, standing: Standing, photos: PreparedPhotos, limit: int) -> list[Question]:
-    """The most useful questions that were not asked yet, at most one of each photo.
-
-    Of topics that photos are in, `learning.doubt` says how probably that is wrong; of topics that they narrowly are
-    not in, the confidence does.
-    """
+    """The most useful questions that were not asked yet, at most one of each photo (`learning.questions` chooses)."""
     if not standing.member.size:
         return []
+    asked = _asked(connection, standing)
+    cells = _open(standing, asked)
     sureness = np.minimum(standing.confidences, 1 - standing.confidences)
-    sureness[~_open(connection, standing)] = 0.0
-    cells = _largest(sureness, CANDIDATES)
-    cells = cells[sureness.ravel()[cells] > 0]
-    rows, columns = np.divmod(cells, len(standing.topics))
-    worth, reasons = _weigh(photos, standing, rows, columns)
-    asked: set[int] = set()
-    chosen: list[Question] = []
-    for index in np.argsort(-worth, kind="stable"):
-        row, column = int(rows[index]), int(columns[index])
-        if row in asked:
-            continue
-        if len(chosen) == limit:
-            break
-        asked.add(row)
-        chosen.append(
-            Question(
-                photo_id=int(standing.ids[row]),
-                topic=standing.topics[column].key,
-                confidence=float(standing.confidences[row, column]),
-                present=bool(standing.member[row, column]),
-                reason=reasons[index],
-            )
-        )
-    return chosen
-
-
-def _weigh(
-    photos: PreparedPhotos, standing: Standing, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
-) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """How much each cell is worth asking about, and why."""
-    confidences = standing.confidences[rows]
-    rejected_rows, rejected_columns = np.nonzero((standing.said < 0) & standing.scored[:, None])
-    rejected_rows, rejected_columns = rejected_rows[-REJECTIONS:], rejected_columns[-REJECTIONS:]
-    found = doubt.signals(
-        photos.take(standing.ids[rows]),
-        confidences,
-        columns,
-        photos.take(standing.ids[rejected_rows]),
-        rejected_columns,
+    sureness[~cells] = 0.0
+    rows = _largest(sureness.max(axis=1), choosing.CANDIDATES)
+    rows = np.sort(rows[sureness[rows].max(axis=1) > 0])
+    if not len(rows):
+        return []
+    matrix, cells = photos.take(standing.ids[rows]), cells[rows]
+    _close_twins(cells, matrix, standing, photos, asked)
+    examples = np.count_nonzero(standing.said == 1, axis=0)
+    young = np.array([not topic.builtin for topic in standing.topics], np.bool_) & (examples < choosing.YOUNG)
+    said_no, of_topic = (found[-NEWEST:] for found in np.nonzero((standing.said < 0) & standing.scored[:, None]))
+    chosen = choosing.choose(
+        matrix,
+        standing.confidences[rows],
+        standing.member[rows],
+        cells,
+        young,
+        limit,
+        photos.take(standing.ids[said_no]),
+        of_topic,
     )
-    present = standing.member[rows, columns]
-    worth = np.where(present, doubt.doubt(found), confidences[np.arange(len(rows)), columns])
-    reasons = [str(reason) if is_in else ALMOST for reason, is_in in zip(found.reason(), present, strict=True)]
-    return worth.astype(np.float32), reasons
+    return [
+        Question(
+            photo_id=int(standing.ids[rows[row]]),
+            topic=standing.topics[column].key,
+            confidence=float(standing.confidences[rows[row], column]),
+            present=bool(standing.member[rows[row], column]),
+            reason=str(reason),
+        )
+        for row, column, reason in zip(chosen.rows, chosen.columns, chosen.reasons, strict=True)
+    ]
 
 
-def _open(connection: sqlite3.Connection, standing: Standing) -> npt.NDArray[np.bool_]:
-    """Which cells (N, T) may be asked about: shown topics, photos with a file, nothing said or asked before."""
-    shown = np.array([not topic.hidden for topic in standing.topics], dtype=np.bool_)
-    cells: npt.NDArray[np.bool_] = (standing.said == 0) & (standing.available & standing.scored)[:, None] & shown
+def _close_twins(
+    cells: npt.NDArray[np.bool_],
+    matrix: npt.NDArray[np.float32],
+    standing: Standing,
+    photos: PreparedPhotos,
+    asked: list[tuple[int, int]],
+) -> None:
+    """Takes from `cells` (M, T), of photos `matrix` (M, d), those whose twin was asked about: copies, and bursts."""
+    known = [(row, column) for row, column in asked if standing.scored[row]][-NEWEST:]
+    if not known:
+        return
+    asked_rows, asked_columns = np.array(known, np.intp).T
+    rows, columns = np.nonzero(cells)
+    again = choosing.twins(matrix[rows], columns, photos.take(standing.ids[asked_rows]), asked_columns)
+    cells[rows[again], columns[again]] = False
+
+
+def _asked(connection: sqlite3.Connection, standing: Standing) -> list[tuple[int, int]]:
+    """Row and column of every question that was answered or skipped, oldest first."""
     columns = {topic.id: column for column, topic in enumerate(standing.topics)}
     query = """
         SELECT question.photo_id, question.topic_id FROM question JOIN change ON change.id = question.change_id
-        WHERE change.undone_at IS NULL
+        WHERE change.undone_at IS NULL ORDER BY change.id
     """
+    cells = []
     for photo_id, topic_id in connection.execute(query):
         row = standing.row(photo_id)
         if row is not None and topic_id in columns:
-            cells[row, columns[topic_id]] = False
+            cells.append((row, columns[topic_id]))
+    return cells
+
+
+def _open(standing: Standing, asked: list[tuple[int, int]]) -> npt.NDArray[np.bool_]:
+    """Which cells (N, T) may be asked about: shown topics, photos with a file, nothing said or asked before."""
+    shown = np.array([not topic.hidden for topic in standing.topics], dtype=np.bool_)
+    cells: npt.NDArray[np.bool_] = (standing.said == 0) & (standing.available & standing.scored)[:, None] & shown
+    for row, column in asked:
+        cells[row, column] = False
     return cells
 
 
 def _largest(values: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.intp]:
-    """Flat indices of the largest values, largest first; ties by position, so that the order is always the same."""
-    flat = values.ravel()
-    some = np.argpartition(-flat, count)[:count] if count < len(flat) else np.arange(len(flat))
-    return some[np.lexsort((some, -flat[some]))]
+    """Indices of the largest values (N,), largest first; ties by position, so that the order is always the same."""
+    some = np.argpartition(-values, count)[:count] if count < len(values) else np.arange(len(values))
+    return some[np.lexsort((some, -values[some]))]

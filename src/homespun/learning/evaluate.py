@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun.errors import OptionError
-from homespun.learning import folders, report
+from homespun.learning import asking, folders, report
 from homespun.learning.calibration import expected_calibration_error, reliability
 from homespun.learning.doubt import doubt, signals
 from homespun.learning.folders import Embed, LabelledPhoto
@@ -26,6 +26,8 @@ from homespun.learning.space import unit_roots
 from homespun.learning.storage import replace_file
 from homespun.learning.topic_learner import TopicLearner
 
+SHOWN = 2
+"""Photos of each new topic that are shown before questions are asked."""
 CORRECTIONS = (0, 1, 2, 5, 10, 20, 50)
 FIRST = 0.05
 """Share of a library that a family might look through: how many errors are among the most doubtful?"""
@@ -144,9 +146,11 @@ def _measure(each: Round, shots: Sequence[int], seed: int) -> dict[str, Any]:
         "doubts": _doubts(learner, each, tested),
         "corrections": _corrections(built.learner(), each, random.permutation(tested)),
         "weakest": _weakest(built.learner(), each, tested, before),
+        "questions": {"known": _questions(built.learner, each, tested, {}, queries[:0], seed)},
     }
     if not pools:
         return result
+    result["questions"]["new"] = _questions(built.learner, each, tested, pools, queries, seed)
     result["shots"] = {}
     for k in shots:
         support = np.concatenate([rows[:k] for rows in pools.values()])
@@ -292,6 +296,37 @@ def _corrections(learner: TopicLearner, each: Round, rows: npt.NDArray[np.intp])
         if done in CORRECTIONS and str(done) not in curve:
             curve[str(done)] = _judge(learner, each, asked).accuracy
     return curve
+
+
+def _questions(
+    start: Callable[[], TopicLearner],
+    each: Round,
+    tested: npt.NDArray[np.intp],
+    pools: Mapping[str, npt.NDArray[np.intp]],
+    queries: npt.NDArray[np.intp],
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """Accuracy on photos that are not asked about, by the number of answers about others, and how these were chosen.
+
+    Half of the tested photos of known topics, and those of new topics that are not queries, may be asked about; of each
+    new topic `SHOWN` photos are known from the start.
+    """
+    mixed = np.random.default_rng(seed).permutation(tested)
+    shown = [row for rows in pools.values() for row in rows[:SHOWN]]
+    asked = np.concatenate([mixed[: len(mixed) // 2], *(rows[SHOWN:] for rows in pools.values())])
+    held = np.concatenate([mixed[len(mixed) // 2 :], queries])
+
+    def begin() -> TopicLearner:
+        learner = start()
+        for row in shown:
+            learner.learn(str(row), each.features[row], positive=[str(each.topics[row])])
+        _observe(learner, each, np.concatenate([asked, held]))
+        return learner
+
+    def judge(learner: TopicLearner) -> float:
+        return _judge(learner, each, held).accuracy
+
+    return asking.curves(begin, each.features[asked], each.topics[asked], list(pools), judge, seed)
 
 
 def _weakest(learner: TopicLearner, each: Round, rows: npt.NDArray[np.intp], before: Judged) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from typing import Any
 
 from homespun.errors import OptionError
 
+WAYS = {"album": "as the album asks", "margin": "smallest margin", "random": "at random"}
+QUESTIONS = {"new": "with new topics of two photos each", "known": "of known topics only"}
+
 
 def require_matplotlib() -> None:
     """Raises OptionError, which says how to install it, when there is no matplotlib."""
@@ -73,6 +76,13 @@ def table(result: dict[str, Any]) -> str:
             )
         lines.append("")
     lines.append("Corrections         " + "  ".join(f"{n}: {_n(value)}" for n, value in result["corrections"].items()))
+    for kind, words in QUESTIONS.items():
+        curves = result["questions"].get(kind)
+        if isinstance(curves, dict):
+            lines.append(f"Answers             {words}")
+            for name, way in WAYS.items():
+                points = "  ".join(f"{n}: {_n(value)}" for n, value in curves[name].items())
+                lines.append(f"  {way:<18}{points}")
     weakest = result["weakest"]
     if weakest:
         lines.append(
@@ -86,7 +96,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def plot(result: dict[str, Any], out: Path) -> None:
-    """Writes reliability.png, corrections.png and, where there are new topics, shots.png."""
+    """Writes reliability.png, corrections.png, questions.png and, where there are new topics, shots.png."""
     from matplotlib.figure import Figure
 
     def new(title: str, x: str, y: str) -> tuple[Figure, Any]:
@@ -104,6 +114,19 @@ def plot(result: dict[str, Any], out: Path) -> None:
     figure, axes = new("Corrections help", "corrections", "accuracy on other photos")
     axes.plot([int(n) for n in result["corrections"]], list(result["corrections"].values()), marker="o")
     figure.savefig(out / "corrections.png", dpi=120)
+
+    kinds = [kind for kind in QUESTIONS if isinstance(result["questions"].get(kind), dict)]
+    figure = Figure(figsize=(6 * len(kinds), 4.5), layout="constrained")
+    for place, kind in enumerate(kinds):
+        axes = figure.add_subplot(
+            1, len(kinds), place + 1, title=QUESTIONS[kind], xlabel="answers", ylabel="accuracy on other photos"
+        )
+        axes.grid(alpha=0.3)
+        for (name, way), style in zip(WAYS.items(), ("o-", "s--", "^:"), strict=True):
+            curve = result["questions"][kind][name]
+            axes.plot([int(n) for n in curve], list(curve.values()), style, label=way)
+        axes.legend()
+    figure.savefig(out / "questions.png", dpi=120)
 
     if isinstance(result.get("shots"), dict):
         figure, axes = new("New topics from few photos", "photos of each new topic", "accuracy")

@@ -25,7 +25,7 @@ from homespun.album.web.rendering import Renderer
 from homespun.album.web.visitor import request_speech
 
 ROW_LENGTH = 12
-DOUBTS_AT_ONCE = 20
+DOUBTS_AT_ONCE = 10
 CHANGES_SHOWN = 100
 LAST_CHANGES = 4
 MOVES_SHOWN = 6
