@@ -19,7 +19,7 @@ from homespun.errors import FormatError, OptionError
 from homespun.learning.exemplars import Exemplars, chosen, folds
 from homespun.learning.refine import Refined, Refiner, network_file, read_network
 from homespun.learning.replay import RefinementLoss
-from homespun.learning.significance import at_least, compare
+from homespun.learning.significance import at_least, by_luck, compare
 from homespun.learning.standstill import Standstill, Stopped
 from homespun.learning.tail import Maps, Tail
 from homespun.learning.task import FOLDS, Task, divide
@@ -226,13 +226,23 @@ def test_herding_takes_what_is_like_all():
 
 
 @pytest.mark.parametrize(("gained", "lost", "chance"), [(0, 0, 1.0), (5, 0, 1 / 32), (3, 1, 5 / 16), (8, 2, 56 / 1024)])
-def test_mcnemar(gained, lost, chance):
+def test_what_luck_would_do(gained, lost, chance):
     champion = np.array([False] * gained + [True] * lost + [True] * 7)
     challenger = np.array([True] * gained + [False] * lost + [True] * 7)
-    found = compare(champion, challenger)
+    right = np.stack([champion, challenger])
+    found = compare(right, np.where(right, 0.0, 1.0))
     assert (found.gained, found.lost, found.photos) == (gained, lost, gained + lost + 7)
-    assert found.chance == pytest.approx(chance)
+    assert found.chance_of_gains == pytest.approx(chance)
+    assert found.chance == pytest.approx(chance, abs=0.02)  # with gaps of 0 and 1 both tests ask the same
     assert at_least(600, 1000) < 1e-9
+
+
+def test_small_steps_in_one_direction_are_no_luck():
+    random = np.random.default_rng(0)
+    assert by_luck(random.normal(0.0, 1.0, 400)) > 0.05
+    assert by_luck(random.normal(0.3, 1.0, 400)) < 0.001
+    assert by_luck(random.normal(-0.3, 1.0, 400)) > 0.99
+    assert by_luck(np.zeros(0)) == 1.0
 
 
 def test_the_loss_is_cross_entropy_and_distillation():

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 32
 EPOCHS = 6
-RATE = 6e-4
+RATE = 3e-4
 HEAD_RATE = 4.0
 """Of the topics' directions, beside the network's: they are in steps of `replay.SHARPNESS`."""
 BUDGET = "128MB"
@@ -48,6 +48,7 @@ BUILTIN_LOSS = 0.005
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 
 Booleans = npt.NDArray[np.bool_]
+Answers = tuple[Booleans, npt.NDArray[np.float64]]
 OnProgress = Callable[[float], None]
 
 
@@ -243,14 +244,17 @@ class Refiner:
         return Foundation(self._foundation.space, statistics, self._foundation.calibration)
 
     def _judge(self, challengers: list[Weights]) -> Verdict:
-        family = np.zeros((2, len(self._task)), np.bool_)
-        builtin = np.zeros((2, len(self._exemplars.topics)), np.bool_)
+        counts = len(self._task), len(self._exemplars.topics)
+        family, builtin = (np.zeros((2, count), np.bool_) for count in counts)
+        family_gaps, builtin_gaps = (np.zeros((2, count)) for count in counts)
         for fold, challenger in enumerate(challengers):
             known = None if self._champion is None else read_network(self._champion / network_file(fold))
             for row, weights in enumerate((known or self._tail.weights, challenger)):
                 held, asked = self._task.folds == fold, self._exemplar_folds == fold
-                family[row, held], builtin[row, asked] = self._right(weights, held, asked)
-        ours, theirs = compare(*family), compare(*builtin)
+                answers = self._answers(weights, held, asked)
+                family[row, held], family_gaps[row, held] = answers[0]
+                builtin[row, asked], builtin_gaps[row, asked] = answers[1]
+        ours, theirs = compare(family, family_gaps), compare(builtin, builtin_gaps)
         lost = (theirs.lost - theirs.gained) / max(theirs.photos, 1)
         if ours.gain <= 0:
             reason = "not better"
@@ -265,8 +269,9 @@ class Refiner:
         }
         return Verdict(reason, ours, theirs, topics)
 
-    def _right(self, weights: Weights, held: Booleans, asked: Booleans) -> tuple[Booleans, Booleans]:
-        """What the analytic learner, with a network and all other labels, gets right of those held out."""
+    def _answers(self, weights: Weights, held: Booleans, asked: Booleans) -> tuple[Answers, Answers]:
+        """Of labels and of exemplars that were held out: what the analytic learner gets right with a network and all
+        other labels, and the Brier scores of its confidences."""
         learner = self._moved(weights, ~asked).learner()
         task = self._task
         rows = np.flatnonzero(~held)
@@ -278,19 +283,20 @@ class Refiner:
             if topic not in learner.topics:
                 learner.add_topic(topic)
         columns = [learner.topics.index(topic) for topic in task.topics]
+
+        def answers(maps: Maps, rows: npt.NDArray[np.intp], positive: Booleans, negative: Booleans) -> Answers:
+            confidences = learner.confidences(self._features(weights, maps, rows))[:, columns].astype(np.float64)
+            said: Booleans = np.asarray(positive.any(axis=1))
+            best = positive[np.arange(len(rows)), confidences.argmax(axis=1)]
+            right = np.where(said, best, ~(negative & (confidences > 0.5)).any(axis=1))
+            spoken = negative | said[:, None]  # of a photo that is only known not to be something, the rest is open
+            return right, (np.square(confidences - positive) * spoken).sum(axis=1)
+
         rows = np.flatnonzero(held)
-        log_odds = learner.scores(self._features(weights, task.maps, rows))[:, columns]
-        best = log_odds.argmax(axis=1)
-        positive, negative = task.positive[rows], task.negative[rows]
-        right = np.where(
-            positive.any(axis=1),
-            positive[np.arange(len(rows)), best],
-            ~(negative & (log_odds > 0)).any(axis=1),
-        )
+        ours = answers(task.maps, rows, task.positive[rows], task.negative[rows])
         rows = np.flatnonzero(asked)
-        found = learner.scores(self._features(weights, self._exemplars.maps, rows))[:, columns].argmax(axis=1)
-        names = np.array(task.topics)[found] if len(found) else np.zeros(0, np.str_)
-        return right, names == np.array(self._exemplars.topics)[rows]
+        shown = np.array(self._exemplars.topics)[rows][:, None] == np.array(task.topics)
+        return ours, answers(self._exemplars.maps, rows, shown, np.zeros_like(shown))
 
 
 class _Keeper(hs.callbacks.Callback):

@@ -1,4 +1,4 @@
-"""Whether one classifier is better than another, or only luckier: McNemar's exact test on photos that both judged."""
+"""Whether one learner is better than another, or only luckier: paired tests on photos that both judged."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ import numpy as np
 import numpy.typing as npt
 
 Booleans = npt.NDArray[np.bool_]
+DRAWS = 9999
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two classifiers on the same N photos: how often each was right, and where only one of them was."""
+    """Two learners on the same N photos: shares right, where only one of them was, and how far confidences were off.
+
+    `gap_before` and `gap_after` are mean Brier scores (0 is perfect), and `chance` is the probability that they would
+    fall this much, or more, by luck alone.
+    """
 
     photos: int
     champion: float
     challenger: float
     gained: int
     lost: int
+    gap_before: float
+    gap_after: float
+    chance: float
 
     @property
     def gain(self) -> float:
@@ -27,24 +35,43 @@ class Comparison:
         return self.challenger - self.champion
 
     @property
-    def chance(self) -> float:
-        """Probability of so many gains among `gained + lost`, or more, if neither were better (one-sided)."""
+    def chance_of_gains(self) -> float:
+        """Probability of so many gains among `gained + lost`, or more, by luck: McNemar's test, exact and one-sided."""
         return at_least(self.gained, self.gained + self.lost)
 
 
-def compare(champion: Booleans, challenger: Booleans) -> Comparison:
-    """Compare what two classifiers got right, (N,) each.
+def compare(right: Booleans, gaps: npt.NDArray[np.float64]) -> Comparison:
+    """Compare champion and challenger: what they got right (2, N), and the Brier scores of their confidences (2, N).
 
-    McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 1947, in its
-    exact form; the test that Dietterich 1998 (Neural Computation 10, section 3.1) recommends for one pair of learners.
+    Brier 1950; a proper score, which nothing improves but better probabilities (Gneiting and Raftery 2007), and which
+    says more of each photo than right or wrong does.
     """
+    champion, challenger = right
+    count = right.shape[1]
     return Comparison(
-        photos=len(champion),
-        champion=float(champion.mean()) if len(champion) else 0.0,
-        challenger=float(challenger.mean()) if len(challenger) else 0.0,
+        photos=count,
+        champion=float(champion.mean()) if count else 0.0,
+        challenger=float(challenger.mean()) if count else 0.0,
         gained=int((challenger & ~champion).sum()),
         lost=int((champion & ~challenger).sum()),
+        gap_before=float(gaps[0].mean()) if count else 0.0,
+        gap_after=float(gaps[1].mean()) if count else 0.0,
+        chance=by_luck(gaps[0] - gaps[1]),
     )
+
+
+def by_luck(differences: npt.NDArray[np.float64]) -> float:
+    """Probability of a mean so high, or higher, if each difference (N,) had its sign by chance.
+
+    Fisher's randomization test for pairs ("The Design of Experiments", 1935, section 21), with `DRAWS` random signs;
+    the same for the same differences.
+    """
+    random = np.random.default_rng(0)
+    reached = 0
+    for start in range(0, DRAWS, 1000):
+        signs = random.integers(0, 2, (min(1000, DRAWS - start), len(differences))) * 2 - 1
+        reached += int((signs @ differences >= differences.sum() - 1e-12).sum())
+    return (reached + 1) / (DRAWS + 1)
 
 
 def at_least(successes: int, trials: int) -> float:
