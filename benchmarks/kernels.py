@@ -53,6 +53,7 @@ class Bench:
         self, kernel: str, operands: dict[str, np.ndarray], ints: dict[str, int], floats: dict[str, float]
     ) -> tuple[float, dict[str, np.ndarray]]:
         names, int_names, float_names = _native.kernels()[kernel]
+        ints = {n: 0 for n in int_names if n.endswith("_row")} | ints
         if "workspace" in names:
             operands["workspace"] = np.empty(_native.workspace_bytes(kernel, ints, self.threads, self.isa), np.uint8)
         offsets, size = {}, 0

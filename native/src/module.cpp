@@ -42,14 +42,17 @@ std::vector<int64_t> ordered(const hs::KernelInfo& info, const std::map<std::str
   std::vector<int64_t> values;
   for (const std::string& name : info.ints) {
     const auto found = ints.find(name);
+    if (found == ints.end() && name.ends_with("_row")) {
+      values.push_back(0);  // rows that lie one after the other
+      continue;
+    }
     if (found == ints.end())
       throw nb::value_error((std::string(info.kernel.name) + " needs the int '" + name + "'").c_str());
     values.push_back(found->second);
   }
-  if (ints.size() != values.size())
-    for (const auto& [name, value] : ints)
-      if (std::find(info.ints.begin(), info.ints.end(), name) == info.ints.end())
-        throw nb::value_error((std::string(info.kernel.name) + " has no int '" + name + "'").c_str());
+  for (const auto& [name, value] : ints)
+    if (std::find(info.ints.begin(), info.ints.end(), name) == info.ints.end())
+      throw nb::value_error((std::string(info.kernel.name) + " has no int '" + name + "'").c_str());
   return values;
 }
 

@@ -56,9 +56,9 @@ Program::Program(const std::vector<InstructionSpec>& instructions, size_t arena_
 
 void* Program::resolve(const Operand& operand, int64_t position, const std::string& where) {
   const auto inside = [&](Memory memory, const char* space) -> void* {
-    if (operand.offset < 0 || operand.offset % 64 != 0 || static_cast<size_t>(operand.offset) >= memory.bytes + 1)
+    if (operand.offset < 0 || operand.offset % 2 != 0 || static_cast<size_t>(operand.offset) >= memory.bytes + 1)
       throw std::invalid_argument(where + ": offset " + std::to_string(operand.offset) +
-                                  " is not a multiple of 64 within the " + std::to_string(memory.bytes) + " bytes of " +
+                                  " is not an even number within the " + std::to_string(memory.bytes) + " bytes of " +
                                   space);
     return memory.data + operand.offset;
   };

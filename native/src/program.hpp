@@ -16,7 +16,7 @@ enum Space : int64_t { kNone = -1, kArena = 0, kConstants = 1, kState = 2, kExte
 
 struct Operand {
   int64_t space;
-  int64_t offset;  // bytes, a multiple of 64 except in external arrays
+  int64_t offset;  // bytes, even
 };
 
 struct InstructionSpec {

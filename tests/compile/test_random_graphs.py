@@ -20,6 +20,7 @@ from homespun.graph.operator import operator
 from homespun.training import Trainer
 
 SIZE, CHANNELS = 5, 4
+Bytes = np.ndarray
 ONE_INPUT = ("relu", "relu6", "sigmoid", "silu", "square", "abs", "tanh", "hard_swish", "neg", "softmax", "identity")
 TWO_INPUTS = ("add", "sub", "mul", "maximum")
 LAYERS = ("conv", "block", "depthwise", "dropout", "double", "concat", "transpose", "reshape", "pool")
@@ -83,29 +84,38 @@ def check_walk(low: Lowering, lowered: lowering.Lowered) -> None:
     for call, (kernel, operands, _, _) in zip(low.calls, lowered.instructions, strict=True):
         node = nodes.get(call.node)
         places = dict(zip(low._schema[kernel][0], operands, strict=True))
-        reads: list[tuple[str, range]] = []
-        writes: list[tuple[str, range]] = []
+        reads: list[tuple[str, Bytes]] = []
+        writes: list[tuple[str, Bytes]] = []
         for operand, name in call.tensors():
             space, offset = places[operand]
             if space == ARENA:
-                span = range(offset, offset + low.types[name].nbytes)
-                assert offset >= 0 and span.stop <= lowered.plan.size
+                span = bytes_of(low, name, offset)
+                assert span[0] >= 0 and span[-1] < lowered.plan.size
                 written = operand in ("workspace", "output") or (node is not None and name in node.outputs)
                 (writes if written else reads).append((low.root(name), span))
         for root, span in reads:
             assert (owner[span] == numbers[root]).all(), f"{call.node}: {root} was overwritten before it was read"
         for i, (root, span) in enumerate(writes):
-            assert not any(meet(span, other) and span != other for _, other in writes[:i])
+            assert not any(meet(span, other) and not np.array_equal(span, other) for _, other in writes[:i])
             over = [r for r, other in reads if meet(span, other)]
-            if over and root not in over:  # a strided copy adds to what it writes: concatenation
+            if over and root not in over:  # concatenation adds to what it writes
                 assert node is not None and len(over) == 1, f"{call.node} writes over {over}"
                 allowed = [low.root(node.inputs[i]) for i in operator(node).in_place if i < len(node.inputs)]
                 assert over[0] in allowed, f"{call.node} writes over {over[0]}"
             owner[span] = numbers.setdefault(root, len(numbers))
 
 
-def meet(a: range, b: range) -> bool:
-    return a.start < b.stop and b.start < a.stop
+def bytes_of(low: Lowering, name: str, offset: int) -> Bytes:
+    """Places in the arena of all bytes of a tensor whose first is at `offset`, in ascending order."""
+    t, whole = low.types[name], low.types[low.root(name)]
+    if t.nbytes == whole.nbytes:
+        return np.arange(offset, offset + t.nbytes)
+    width, row = (n * t.nbytes // t.size for n in (t.shape[-1], whole.shape[-1]))
+    return (offset + row * np.arange(t.nbytes // width)[:, None] + np.arange(width)).reshape(-1)
+
+
+def meet(a: Bytes, b: Bytes) -> bool:
+    return bool(a[0] <= b[-1] and b[0] <= a[-1] and np.isin(a, b, assume_unique=True).any())
 
 
 @given(choices)

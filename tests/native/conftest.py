@@ -42,6 +42,7 @@ class KernelRunner:
     ) -> dict[str, Array]:
         """Returns the outputs. `in_place` maps an output to the input whose memory it shares."""
         names, int_names, float_names = _native.kernels()[kernel]
+        ints = {**{n: 0 for n in int_names if n.endswith("_row")}, **ints}
         arrays = {name: np.ascontiguousarray(a) for name, a in operands.items()}
         workspace = _native.workspace_bytes(kernel, dict(ints), self.threads, self.isa)
         if "workspace" in names and workspace:

@@ -93,7 +93,7 @@ def test_external_arrays_are_checked() -> None:
         ({"operands": [(0, 0)]}, r"needs 3 operands \(a, b, output\), got 1"),
         ({"ints": [1]}, "needs 18 ints"),
         ({"floats": []}, "needs 2 floats"),
-        ({"operands": [(0, 0), (0, 4), (0, 0)]}, "operand 'b': offset 4 is not a multiple of 64"),
+        ({"operands": [(0, 0), (0, 3), (0, 0)]}, "operand 'b': offset 3 is not an even number"),
         ({"operands": [(0, 0), (0, 1 << 20), (0, 0)]}, "offset 1048576"),
         ({"operands": [(0, 0), (2, 64), (0, 0)]}, "of the state"),
         ({"operands": [(0, 0), (9, 0), (0, 0)]}, "no such space 9"),

@@ -12,7 +12,8 @@ namespace {
 
 HS_FIELDS(Operands, Buffer, input, weights, bias, residual, output, workspace);
 HS_FIELDS(Ints, int64_t, batch, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w,
-          stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, groups, activation, residual_after);
+          stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, groups, activation, residual_after,
+          output_row);
 HS_FIELDS(Floats, float, alpha, beta);
 
 constexpr int64_t kGatherBytes = 192 << 10;
@@ -111,7 +112,7 @@ Gemm product_of(const Context& context, int64_t group) {
   g.b_inner = kPanel;
   g.b_panel = g.inner * kPanel;
   g.c = static_cast<float*>(p.output) + first;
-  g.c_row = d.out_channels;
+  g.c_row = row_of(d.output_row, d.out_channels);
   g.epilogue = {p.bias.absent() ? nullptr : static_cast<const float*>(p.bias) + first,
                 p.residual.absent() ? nullptr : static_cast<const float*>(p.residual) + first,
                 d.out_channels,

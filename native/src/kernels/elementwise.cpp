@@ -133,7 +133,7 @@ void binary(const Context& context) { HS_BY_STORAGE(ints_of<BinaryInts>(context)
 
 // y = activation(x * scale[c] + shift[c]) over (rows, channels): batch norm that could not be folded.
 HS_FIELDS(AffineOperands, Buffer, input, scale, shift, output);
-HS_FIELDS(AffineInts, int64_t, rows, channels, activation);
+HS_FIELDS(AffineInts, int64_t, rows, channels, activation, input_row);
 
 void affine(const Context& context) {
   const auto& d = ints_of<AffineInts>(context);
@@ -144,7 +144,7 @@ void affine(const Context& context) {
   const ActivationSpec spec{static_cast<Activation>(d.activation), f.alpha, f.beta};
   const Range mine = share(d.rows, 1, context.thread, context.threads);
   for (int64_t r = mine.begin; r < mine.end; ++r) {
-    const float* x = static_cast<const float*>(p.input) + r * d.channels;
+    const float* x = static_cast<const float*>(p.input) + r * row_of(d.input_row, d.channels);
     float* y = static_cast<float*>(p.output) + r * d.channels;
     int64_t c = 0;
     for (; c + kWidth <= d.channels; c += kWidth) store(y + c, load(x + c) * load(scale + c) + load(shift + c));

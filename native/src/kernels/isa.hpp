@@ -21,6 +21,9 @@ namespace hs::HS_ISA {
     Type __VA_ARGS__;                                  \
     static constexpr const char* names = #__VA_ARGS__; \
   }
+// A row that lies in a longer one: elements from it to the next. Ints `NAME_row` say so for an operand; 0: rows lie one
+// after the other, `width` long.
+HS_INLINE int64_t row_of(int64_t given, int64_t width) { return given != 0 ? given : width; }
 struct Nothing {
   static constexpr const char* names = "";
 };

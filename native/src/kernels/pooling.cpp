@@ -6,7 +6,8 @@ namespace {
 
 HS_FIELDS(Operands, Buffer, input, output);
 HS_FIELDS(Ints, int64_t, batch, height, width, channels, out_height, out_width, kernel_h, kernel_w, stride_h, stride_w,
-          dilation_h, dilation_w, pad_top, pad_left, pad_bottom, pad_right, average, count_include_pad, half);
+          dilation_h, dilation_w, pad_top, pad_left, pad_bottom, pad_right, average, count_include_pad, half,
+          output_row);
 
 // Window positions k with 0 <= start + k * step < size.
 Range taps(int64_t start, int64_t step, int64_t kernel, int64_t size) {
@@ -20,13 +21,14 @@ void pool_stored(const Context& context) {
   const auto& d = ints_of<Ints>(context);
   const auto& p = operands_of<Operands>(context);
   const typename S::Value* input = p.input;
+  const int64_t output_row = row_of(d.output_row, d.channels);
   const Range mine = share(d.batch * d.out_height, 1, context.thread, context.threads);
   for (int64_t line = mine.begin; line < mine.end; ++line) {
     const int64_t image = line / d.out_height, y = line % d.out_height;
     const int64_t top = y * d.stride_h - d.pad_top;
     const Range down = taps(top, d.dilation_h, d.kernel_h, d.height);
-    typename S::Value* output = static_cast<typename S::Value*>(p.output) + line * d.out_width * d.channels;
-    for (int64_t x = 0; x < d.out_width; ++x, output += d.channels) {
+    typename S::Value* output = static_cast<typename S::Value*>(p.output) + line * d.out_width * output_row;
+    for (int64_t x = 0; x < d.out_width; ++x, output += output_row) {
       const int64_t left = x * d.stride_w - d.pad_left;
       const Range across = taps(left, d.dilation_w, d.kernel_w, d.width);
       int64_t count = (down.end - down.begin) * (across.end - across.begin);

@@ -71,18 +71,19 @@ void finish_backward_as(const float* block, int64_t block_row, int64_t row, int6
       }
     }
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t at = (row + r) * to.channels + first + c;
+      const int64_t at = (row + r) * to.channels + first + c, z_at = (row + r) * to.z_row + first + c;
+      const int64_t gx_at = (row + r) * to.gx_row + first + c;
 #pragma GCC unroll 4
       for (int k = 0; k < n; ++k) {
         Vec g = Float32::read(block + r * block_row + c + k * kWidth, lanes);
         if constexpr (adds) g += S::read(to.extra + at + k * kWidth, lanes);
         if constexpr (normalised) {
-          const Vec z = S::read(to.z + at + k * kWidth, lanes);
+          const Vec z = S::read(to.z + z_at + k * kWidth, lanes);
           if constexpr (kind != Activation::none) g *= slope<kind>(z * scale[k] + shift[k], alpha, beta);
           sum[k] += g;
           product[k] += g * ((z - mean[k]) * inverse[k]);
         }
-        S::write(to.gx + at + k * kWidth, lanes, g);
+        S::write(to.gx + gx_at + k * kWidth, lanes, g);
       }
     }
     if (!normalised || to.sums == nullptr) return;

@@ -240,22 +240,24 @@ struct OutputGradient {
   const typename S::Value* z;
   const float* coefficients;
   int64_t channels;
+  int64_t g_row;  // elements of g from a pixel to the next
 };
-// n values of dz from position `at`, first of them of channel `first`; the rest of the vector behind them is
-// zero-filled up to `padded`.
+// n values of dz of a pixel, from channel `first` on; the rest of the vector behind them is zero-filled up to `padded`.
 template <class S, class To = Float32>
-HS_INLINE void load_gradient(const OutputGradient<S>& from, int64_t at, int64_t first, int64_t n, int64_t padded,
+HS_INLINE void load_gradient(const OutputGradient<S>& from, int64_t pixel, int64_t first, int64_t n, int64_t padded,
                              typename To::Value* y) {
+  const typename S::Value* g = from.g + pixel * from.g_row + first;
   if (from.coefficients == nullptr) {
-    over_vectors(n, HS_EACH { To::write(y + i, lanes, S::read(from.g + at + i, lanes)); });
+    over_vectors(n, HS_EACH { To::write(y + i, lanes, S::read(g + i, lanes)); });
   } else {
+    const typename S::Value* z = from.z + pixel * from.channels + first;
     const float* a = from.coefficients + first;
     const float* b = a + from.channels;
     const float* c = b + from.channels;
     over_vectors(
         n, HS_EACH {
-          const Vec dz = S::read(from.g + at + i, lanes) * Float32::read(a + i, lanes) +
-                         (S::read(from.z + at + i, lanes) * Float32::read(b + i, lanes) + Float32::read(c + i, lanes));
+          const Vec dz = S::read(g + i, lanes) * Float32::read(a + i, lanes) +
+                         (S::read(z + i, lanes) * Float32::read(b + i, lanes) + Float32::read(c + i, lanes));
           To::write(y + i, lanes, dz);
         });
   }
@@ -312,6 +314,7 @@ struct InputGradient {
   ActivationSpec activation;
   double* sums;  // this thread's, 2 x channels, or null
   int64_t channels;
+  int64_t gx_row, z_row;  // elements from a pixel to the next
 };
 // The block holds `rows` pixels from pixel `row` on, channels [first, first + count).
 template <class S>

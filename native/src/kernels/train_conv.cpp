@@ -10,12 +10,12 @@ namespace {
 
 HS_FIELDS(ForwardOperands, Buffer, x, coefficients, weights, bias, z, sums, workspace);
 HS_FIELDS(ForwardInts, int64_t, batch, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w,
-          stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, groups, activation, half);
+          stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, groups, activation, half, x_row, z_row);
 HS_FIELDS(BackwardOperands, Buffer, g, z, gradient_coefficients, x, coefficients, weights, extra, end_z,
           end_coefficients, gx, gx_sums, weight_gradient, bias_gradient, workspace);
 HS_FIELDS(BackwardInts, int64_t, batch, height, width, channels, out_height, out_width, out_channels, kernel_h,
           kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, groups, activation, end_activation,
-          half, wants_x, wants_weights);
+          half, wants_x, wants_weights, g_row, x_row, end_z_row, gx_row);
 HS_FIELDS(ForwardFloats, float, alpha, beta);
 HS_FIELDS(BackwardFloats, float, alpha, beta, end_alpha, end_beta);
 
@@ -64,12 +64,12 @@ int64_t even(const Ints& d, int64_t n) {
 template <class S, class To, class Ints>
 void gather(const Ints& d, const typename S::Value* x, OnLoad load_as, int64_t group, int64_t begin, int64_t end,
             typename To::Value* to, int64_t to_row) {
-  const int64_t channels = d.channels / d.groups, inner = inner_of(d);
+  const int64_t channels = d.channels / d.groups, inner = inner_of(d), x_row = row_of(d.x_row, d.channels);
   load_as = part_of(load_as, group * channels);
   if (d.kernel_h == 1 && d.kernel_w == 1 && d.stride_h == 1 && d.stride_w == 1 && d.pad_top == 0 && d.pad_left == 0 &&
       d.out_height == d.height && d.out_width == d.width) {
     for (int64_t m = begin; m < end; ++m, to += to_row) {
-      load_row<S, To>(x + m * d.channels + group * channels, load_as, to, channels);
+      load_row<S, To>(x + m * x_row + group * channels, load_as, to, channels);
       if (to_row > inner) to[inner] = 0;
     }
     return;
@@ -86,8 +86,8 @@ void gather(const Ints& d, const typename S::Value* x, OnLoad load_as, int64_t g
         if (line < 0 || line >= d.height || column < 0 || column >= d.width) {
           clear<To>(y, channels);
         } else {
-          load_row<S, To>(x + ((image * d.height + line) * d.width + column) * d.channels + group * channels, load_as,
-                          y, channels);
+          load_row<S, To>(x + ((image * d.height + line) * d.width + column) * x_row + group * channels, load_as, y,
+                          channels);
         }
       }
   }
@@ -112,7 +112,7 @@ void gather_gradient(const BackwardInts& d, const OutputGradient<S>& from, int64
           continue;
         }
         const int64_t pixel = (image * d.out_height + oy / d.stride_h) * d.out_width + ox / d.stride_w;
-        load_gradient<S, To>(from, pixel * d.out_channels + group * outputs, group * outputs, outputs, padded, y);
+        load_gradient<S, To>(from, pixel, group * outputs, outputs, padded, y);
       }
   }
 }
@@ -210,6 +210,7 @@ void forward(const Context& context) {
   const Range columns =
       plan.by_columns ? share(plan.columns, kPanel, context.thread, context.threads) : Range{0, plan.columns};
   const bool direct = S::is_float && is_product(d) && !changes(load_as);
+  const int64_t x_row = row_of(d.x_row, d.channels), z_row = row_of(d.z_row, d.out_channels);
   for (int64_t begin = rows.begin; begin < rows.end; begin += plan.block) {
     const int64_t count = min_of(plan.block, rows.end - begin);
     for (int64_t group = 0; group < d.groups; ++group) {
@@ -222,31 +223,31 @@ void forward(const Context& context) {
         const uint32_t* b = reinterpret_cast<const uint32_t*>(packed + group * packed_floats(plan.inner, plan.columns));
         gemm_pairs(a_block, plan.a_row, inner_pairs, b + columns.begin * inner_pairs, width, count,
                    bias == nullptr ? nullptr : bias + first, c_block, plan.columns);
-        finish_forward<S>(c_block, plan.columns, count, width, z + begin * d.out_channels + first, d.out_channels,
-                          group_sums, d.out_channels);
+        finish_forward<S>(c_block, plan.columns, count, width, z + begin * z_row + first, z_row, group_sums,
+                          d.out_channels);
         continue;
       }
       Gemm g{};
       g.rows = count;
       g.columns = plan.columns;
       g.inner = plan.inner;
-      g.a = direct ? reinterpret_cast<const float*>(x) + begin * d.channels : reinterpret_cast<const float*>(a_block);
-      g.a_row = plan.inner;
+      g.a = direct ? reinterpret_cast<const float*>(x) + begin * x_row : reinterpret_cast<const float*>(a_block);
+      g.a_row = direct ? x_row : plan.inner;
       g.b = packed + group * packed_floats(plan.inner, plan.columns);
       g.b_inner = kPanel;
       g.b_panel = plan.inner * kPanel;
       g.epilogue.bias = bias == nullptr ? nullptr : bias + group * plan.columns;
       if constexpr (S::is_float) {
-        g.c = reinterpret_cast<float*>(z) + begin * d.out_channels + group * plan.columns;
-        g.c_row = d.out_channels;
+        g.c = reinterpret_cast<float*>(z) + begin * z_row + group * plan.columns;
+        g.c_row = z_row;
         gemm(g, {0, count}, columns);
         finish_forward<S>(g.c + columns.begin, g.c_row, count, width, nullptr, 0, group_sums, d.out_channels);
       } else {
         g.c = c_block;
         g.c_row = plan.columns;
         gemm(g, {0, count}, columns);
-        finish_forward<S>(c_block + columns.begin, plan.columns, count, width, z + begin * d.out_channels + first,
-                          d.out_channels, group_sums, d.out_channels);
+        finish_forward<S>(c_block + columns.begin, plan.columns, count, width, z + begin * z_row + first, z_row,
+                          group_sums, d.out_channels);
       }
     }
   }
@@ -319,7 +320,7 @@ void backward(const Context& context) {
   double* sums = reinterpret_cast<double*>(partial + plan.partial + plan.pairs);
   double* bias_sums = sums + round_up(2 * d.channels, 8);
   const bool counts = !p.gx_sums.absent(), wants_bias = !p.bias_gradient.absent();
-  const OutputGradient<S> from{p.g, p.z, p.gradient_coefficients, d.out_channels};
+  const OutputGradient<S> from{p.g, p.z, p.gradient_coefficients, d.out_channels, row_of(d.g_row, d.out_channels)};
   const OnLoad load_as = on_load(p.coefficients, d.channels, {static_cast<Activation>(d.activation), f.alpha, f.beta});
   const InputGradient<S> to{p.gx,
                             p.extra,
@@ -327,7 +328,9 @@ void backward(const Context& context) {
                             p.end_coefficients,
                             {static_cast<Activation>(d.end_activation), f.end_alpha, f.end_beta},
                             counts ? sums : nullptr,
-                            d.channels};
+                            d.channels,
+                            row_of(d.gx_row, d.channels),
+                            row_of(d.end_z_row, d.channels)};
 
   if (d.wants_x != 0)
     for (int64_t group = 0; group < d.groups; ++group)
@@ -388,8 +391,7 @@ void backward(const Context& context) {
       for (int64_t group = 0; group < d.groups; ++group) {
         const int64_t first = group * plan.columns;
         for (int64_t r = 0; r < count; ++r)
-          load_gradient<S, To>(from, (begin + r) * d.out_channels + first, first, plan.columns, plan.padded,
-                               dz + r * plan.padded);
+          load_gradient<S, To>(from, begin + r, first, plan.columns, plan.padded, dz + r * plan.padded);
         if (wants_bias) {
           over_vectors(
               plan.columns, HS_EACH {
@@ -426,12 +428,12 @@ void backward(const Context& context) {
       for (int64_t begin = 0; begin < plan.rows; begin += plan.block) {
         const int64_t count = min_of(plan.block, plan.rows - begin);
         for (int64_t r = 0; r < count; ++r)
-          load_gradient<S, To>(from, (begin + r) * d.out_channels + first, first, width, padded, dz + r * padded);
+          load_gradient<S, To>(from, begin + r, first, width, padded, dz + r * padded);
         const typename To::Value* a = x_block;
         int64_t a_row = plan.x_row;
         if (S::is_float == To::is_float && plan.same_rows && !changes(load_as)) {
-          a = reinterpret_cast<const typename To::Value*>(x) + begin * d.channels;
-          a_row = d.channels;
+          a_row = row_of(d.x_row, d.channels);
+          a = reinterpret_cast<const typename To::Value*>(x) + begin * a_row;
         } else {
           gather<S, To>(d, x, load_as, group, begin, begin + count, x_block, plan.x_row);
         }

@@ -265,7 +265,7 @@ void backward(const Context& context) {
   float* partial = row + plan.row;  // weight gradient, then bias gradient
   double* sums = reinterpret_cast<double*>(partial + plan.partial);
   const bool counts = !p.gx_sums.absent(), wants_bias = !p.bias_gradient.absent();
-  const OutputGradient<S> from{p.g, p.z, p.gradient_coefficients, d.channels};
+  const OutputGradient<S> from{p.g, p.z, p.gradient_coefficients, d.channels, d.channels};
   const OnLoad load_as = on_load(p.coefficients, d.channels, {static_cast<Activation>(d.activation), f.alpha, f.beta});
   const InputGradient<S> to{p.gx,
                             p.extra,
@@ -273,6 +273,8 @@ void backward(const Context& context) {
                             p.end_coefficients,
                             {static_cast<Activation>(d.end_activation), f.end_alpha, f.end_beta},
                             counts ? sums : nullptr,
+                            d.channels,
+                            d.channels,
                             d.channels};
   for (int64_t i = 0; counts && i < 2 * d.channels; ++i) sums[i] = 0.0;
   clear(ring, plan.ring * plan.line + plan.x_line);
@@ -291,9 +293,9 @@ void backward(const Context& context) {
       const int64_t needed = min_of(d.out_height - 1, (iy + d.pad_top) / d.stride_h);
       for (; loaded <= needed; ++loaded) {
         float* line = ring + loaded % plan.ring * plan.line + plan.left * d.channels;
-        const int64_t at = (image * d.out_height + loaded) * d.out_width * d.channels;
+        const int64_t at = (image * d.out_height + loaded) * d.out_width;
         for (int64_t ox = 0; ox < d.out_width; ++ox)
-          load_gradient(from, at + ox * d.channels, 0, d.channels, d.channels, line + ox * d.channels);
+          load_gradient(from, at + ox, 0, d.channels, d.channels, line + ox * d.channels);
         // The bias counts every output line once: the band that owns the line above it does so.
         const int64_t owner = min_of(d.height - 1, max_of(0, loaded * d.stride_h - d.pad_top));
         if (wants_bias && owner >= band.begin && owner < band.end)

@@ -255,18 +255,24 @@ void softmax_gradient(const Context& context) {
 
 // y = a + b, in either storage.
 HS_FIELDS(AddOperands, Buffer, a, b, y);
-HS_FIELDS(AddInts, int64_t, count, half);
+HS_FIELDS(AddInts, int64_t, rows, channels, half, a_row, b_row);
 template <class S>
 void add_gradients(const Context& context) {
+  const auto& d = ints_of<AddInts>(context);
   const auto& p = operands_of<AddOperands>(context);
   const typename S::Value *a = p.a, *b = p.b;
   typename S::Value* y = p.y;
-  const Range mine = share(ints_of<AddInts>(context).count, 64, context.thread, context.threads);
-  over_vectors(
-      mine.end - mine.begin, HS_EACH {
-        const int64_t at = mine.begin + i;
-        S::write(y + at, lanes, S::read(a + at, lanes) + S::read(b + at, lanes));
-      });
+  const int64_t a_row = row_of(d.a_row, d.channels), b_row = row_of(d.b_row, d.channels);
+  const bool one_run = a_row == d.channels && b_row == d.channels;
+  const int64_t rows = one_run ? 1 : d.rows, width = one_run ? d.rows * d.channels : d.channels;
+  const Range lines = one_run ? Range{0, 1} : share(rows, 1, context.thread, context.threads);
+  const Range part = one_run ? share(width, 64, context.thread, context.threads) : Range{0, width};
+  for (int64_t r = lines.begin; r < lines.end; ++r)
+    over_vectors(
+        part.end - part.begin, HS_EACH {
+          const int64_t at = part.begin + i;
+          S::write(y + r * width + at, lanes, S::read(a + r * a_row + at, lanes) + S::read(b + r * b_row + at, lanes));
+        });
 }
 void add_gradients_kernel(const Context& context) {
   HS_BY_STORAGE(ints_of<AddInts>(context).half, add_gradients, context);

@@ -6,23 +6,22 @@ namespace hs::HS_ISA {
 namespace {
 
 HS_FIELDS(Alphas, float, alpha, beta);
-HS_FIELDS(Rows, int64_t, rows, channels, half);
-HS_FIELDS(ActivatedRows, int64_t, rows, channels, activation, half);
 
 constexpr int64_t kBlock = 64;  // rows whose sums are added in float32 before they go into the double
 
 HS_FIELDS(SumsOperands, Buffer, x, sums, workspace);
+HS_FIELDS(SumsInts, int64_t, rows, channels, half, x_row);
 
 int64_t sums_workspace(const int64_t* ints, int threads) {
-  return threads * round_up(2 * reinterpret_cast<const Rows*>(ints)->channels, 8) * 8;
+  return threads * round_up(2 * reinterpret_cast<const SumsInts*>(ints)->channels, 8) * 8;
 }
 
 template <class S>
 void channel_sums(const Context& context) {
-  const auto& d = ints_of<Rows>(context);
+  const auto& d = ints_of<SumsInts>(context);
   const auto& p = operands_of<SumsOperands>(context);
   const typename S::Value* x = p.x;
-  const int64_t stride = round_up(2 * d.channels, 8);
+  const int64_t stride = round_up(2 * d.channels, 8), row = row_of(d.x_row, d.channels);
   double* mine = static_cast<double*>(p.workspace) + context.thread * stride;
   for (int64_t i = 0; i < 2 * d.channels; ++i) mine[i] = 0.0;
   const Range rows = share(d.rows, 1, context.thread, context.threads);
@@ -32,7 +31,7 @@ void channel_sums(const Context& context) {
         d.channels, HS_EACH {
           Vec sum = zero(), squares = zero();
           for (int64_t r = begin; r < end; ++r) {
-            const Vec v = S::read(x + r * d.channels + i, lanes);
+            const Vec v = S::read(x + r * row + i, lanes);
             sum += v;
             squares += v * v;
           }
@@ -43,7 +42,9 @@ void channel_sums(const Context& context) {
   barrier(context);
   combine_sums(p.workspace, context.threads, 2 * d.channels, stride, p.sums, context.thread);
 }
-void channel_sums_kernel(const Context& context) { HS_BY_STORAGE(ints_of<Rows>(context).half, channel_sums, context); }
+void channel_sums_kernel(const Context& context) {
+  HS_BY_STORAGE(ints_of<SumsInts>(context).half, channel_sums, context);
+}
 
 // Scale, shift, mean and inverse deviation; from the batch's sums, or from running statistics where `frozen`.
 HS_FIELDS(CoefficientsOperands, Buffer, sums, weight, bias, running_mean, running_variance, coefficients);
@@ -105,14 +106,15 @@ void update_statistics(const Context& context) {
 
 // y = activation(z * scale + shift) + residual
 HS_FIELDS(NormalizeOperands, Buffer, z, coefficients, residual, y);
+HS_FIELDS(NormalizeInts, int64_t, rows, channels, activation, half, y_row);
 
 template <class S>
 void normalize(const Context& context) {
-  const auto& d = ints_of<ActivatedRows>(context);
+  const auto& d = ints_of<NormalizeInts>(context);
   const auto& p = operands_of<NormalizeOperands>(context);
   const auto& f = floats_of<Alphas>(context);
   const typename S::Value *z = p.z, *residual = p.residual;
-  typename S::Value* y = p.y;
+  const int64_t y_row = row_of(d.y_row, d.channels);
   const float* scale = p.coefficients;
   const float* shift = scale + d.channels;
   const ActivationSpec spec{static_cast<Activation>(d.activation), f.alpha, f.beta};
@@ -122,6 +124,7 @@ void normalize(const Context& context) {
   const Range rows = share(d.rows, 1, context.thread, context.threads);
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     const int64_t at = r * d.channels;
+    typename S::Value* y = static_cast<typename S::Value*>(p.y) + r * y_row;
     over_vectors(
         d.channels, HS_EACH {
           Vec v = S::read(z + at + i, lanes) * Float32::read(scale + i, lanes) + Float32::read(shift + i, lanes);
@@ -133,47 +136,55 @@ void normalize(const Context& context) {
             v = load(values);
           }
           if (residual != nullptr) v += S::read(residual + at + i, lanes);
-          S::write(y + at + i, lanes, v);
+          S::write(y + i, lanes, v);
         });
   }
 }
 void normalize_kernel(const Context& context) {
-  HS_BY_STORAGE(ints_of<ActivatedRows>(context).half, normalize, context);
+  HS_BY_STORAGE(ints_of<NormalizeInts>(context).half, normalize, context);
 }
 
 // g = dy * activation'(z * scale + shift), and its sums.
 HS_FIELDS(GradientOperands, Buffer, dy, z, coefficients, g, sums, workspace);
+HS_FIELDS(GradientInts, int64_t, rows, channels, activation, half, dy_row, z_row);
 
 int64_t gradient_workspace(const int64_t* ints, int threads) {
-  const auto& d = *reinterpret_cast<const ActivatedRows*>(ints);
+  const auto& d = *reinterpret_cast<const GradientInts*>(ints);
   return threads * (round_up(2 * d.channels, 8) * 8 + round_up(kBlock * d.channels, 16) * 4);
 }
 
 template <class S>
 void normalize_gradient(const Context& context) {
-  const auto& d = ints_of<ActivatedRows>(context);
+  const auto& d = ints_of<GradientInts>(context);
   const auto& p = operands_of<GradientOperands>(context);
   const auto& f = floats_of<Alphas>(context);
   const typename S::Value* dy = p.dy;
+  const int64_t dy_row = row_of(d.dy_row, d.channels);
   const int64_t stride = round_up(2 * d.channels, 8), block_floats = round_up(kBlock * d.channels, 16);
   double* sums = static_cast<double*>(p.workspace) + context.thread * stride;
   float* block = reinterpret_cast<float*>(static_cast<double*>(p.workspace) + context.threads * stride) +
                  context.thread * block_floats;
   for (int64_t i = 0; i < 2 * d.channels; ++i) sums[i] = 0.0;
+  const ActivationSpec activation{static_cast<Activation>(d.activation), f.alpha, f.beta};
   const InputGradient<S> to{
-      p.g, nullptr, p.z, p.coefficients, {static_cast<Activation>(d.activation), f.alpha, f.beta}, sums, d.channels};
+      p.g, nullptr, p.z, p.coefficients, activation, sums, d.channels, d.channels, row_of(d.z_row, d.channels)};
   const Range rows = share(d.rows, 1, context.thread, context.threads);
   for (int64_t begin = rows.begin; begin < rows.end; begin += kBlock) {
     const int64_t count = min_of(kBlock, rows.end - begin);
     const OnLoad plain{nullptr, nullptr, {Activation::none, 0.0f, 0.0f}};
-    load_row<S>(dy + begin * d.channels, plain, block, count * d.channels);
+    if (dy_row == d.channels) {
+      load_row<S>(dy + begin * dy_row, plain, block, count * dy_row);
+    } else {
+      for (int64_t r = 0; r < count; ++r)
+        load_row<S>(dy + (begin + r) * dy_row, plain, block + r * d.channels, d.channels);
+    }
     finish_backward<S>(block, d.channels, begin, count, 0, d.channels, to);
   }
   barrier(context);
   combine_sums(p.workspace, context.threads, 2 * d.channels, stride, p.sums, context.thread);
 }
 void normalize_gradient_kernel(const Context& context) {
-  HS_BY_STORAGE(ints_of<ActivatedRows>(context).half, normalize_gradient, context);
+  HS_BY_STORAGE(ints_of<GradientInts>(context).half, normalize_gradient, context);
 }
 
 // a, b, c of dz = a * g + b * z + c, and the gradients of weight and bias. With frozen statistics dz = scale * g.
@@ -201,46 +212,49 @@ void batch_norm_gradient_coefficients(const Context& context) {
 }
 
 HS_FIELDS(InputGradientOperands, Buffer, g, z, gradient_coefficients, dz);
+HS_FIELDS(InputGradientInts, int64_t, rows, channels, half, z_row);
 
 template <class S>
 void normalize_input_gradient(const Context& context) {
-  const auto& d = ints_of<Rows>(context);
+  const auto& d = ints_of<InputGradientInts>(context);
   const auto& p = operands_of<InputGradientOperands>(context);
-  const typename S::Value *g = p.g, *z = p.z;
+  const typename S::Value* g = p.g;
+  const int64_t z_row = row_of(d.z_row, d.channels);
   typename S::Value* dz = p.dz;
   const float* a = p.gradient_coefficients;
   const float *b = a + d.channels, *c = b + d.channels;
   const Range rows = share(d.rows, 1, context.thread, context.threads);
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     const int64_t at = r * d.channels;
+    const typename S::Value* z = static_cast<const typename S::Value*>(p.z) + r * z_row;
     over_vectors(
         d.channels, HS_EACH {
           const Vec v = S::read(g + at + i, lanes) * Float32::read(a + i, lanes) +
-                        (S::read(z + at + i, lanes) * Float32::read(b + i, lanes) + Float32::read(c + i, lanes));
+                        (S::read(z + i, lanes) * Float32::read(b + i, lanes) + Float32::read(c + i, lanes));
           S::write(dz + at + i, lanes, v);
         });
   }
 }
 void normalize_input_gradient_kernel(const Context& context) {
-  HS_BY_STORAGE(ints_of<Rows>(context).half, normalize_input_gradient, context);
+  HS_BY_STORAGE(ints_of<InputGradientInts>(context).half, normalize_input_gradient, context);
 }
 
 }  // namespace
 
 void add_train_norm(KernelTable& table) {
-  add_kernel(table, {"channel_sums", SumsOperands::names, Rows::names, "", channel_sums_kernel, sums_workspace, nullptr,
-                     nullptr});
+  add_kernel(table, {"channel_sums", SumsOperands::names, SumsInts::names, "", channel_sums_kernel, sums_workspace,
+                     nullptr, nullptr});
   add_kernel(table, {"batch_norm_coefficients", CoefficientsOperands::names, CoefficientsInts::names,
                      CoefficientsFloats::names, batch_norm_coefficients, nullptr, nullptr, nullptr});
   add_kernel(table, {"update_statistics", StatisticsOperands::names, StatisticsInts::names, StatisticsFloats::names,
                      update_statistics, nullptr, nullptr, nullptr});
-  add_kernel(table, {"normalize", NormalizeOperands::names, ActivatedRows::names, Alphas::names, normalize_kernel,
+  add_kernel(table, {"normalize", NormalizeOperands::names, NormalizeInts::names, Alphas::names, normalize_kernel,
                      nullptr, nullptr, nullptr});
-  add_kernel(table, {"normalize_gradient", GradientOperands::names, ActivatedRows::names, Alphas::names,
+  add_kernel(table, {"normalize_gradient", GradientOperands::names, GradientInts::names, Alphas::names,
                      normalize_gradient_kernel, gradient_workspace, nullptr, nullptr});
   add_kernel(table, {"batch_norm_gradient_coefficients", GradientCoefficientsOperands::names,
                      GradientCoefficientsInts::names, "", batch_norm_gradient_coefficients, nullptr, nullptr, nullptr});
-  add_kernel(table, {"normalize_input_gradient", InputGradientOperands::names, Rows::names, "",
+  add_kernel(table, {"normalize_input_gradient", InputGradientOperands::names, InputGradientInts::names, "",
                      normalize_input_gradient_kernel, nullptr, nullptr, nullptr});
 }
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from homespun import _native
-from homespun.compile.memory import Buffer, Plan, aligned, plan
+from homespun.compile.columns import ColumnCopy, Columns
+from homespun.compile.memory import Buffer, Plan, aligned, lower_bound, plan
 from homespun.errors import ModelError
 from homespun.graph import Array, Graph, Node, TensorType
 from homespun.graph.graph import ITEM_SIZE
@@ -21,6 +22,8 @@ from homespun.graph.operator import attributes, operator
 
 ARENA, CONSTANTS, STATE, EXTERNAL = 0, 1, 2, 3
 NONE = (-1, 0)
+#: How much larger what is alive at one moment may be without copies into and out of columns than with them.
+_MOST_FOR_COLUMNS = 1.0625
 Operand = tuple[int, int]
 
 
@@ -121,6 +124,8 @@ class Lowering:
         self._nodes = {n.name: n for n in graph.nodes}
         self._alias: dict[str, str] = {}
         self._landing: dict[str, int] = {}  # root tensor -> position among the outputs
+        self._copies: list[ColumnCopy] = []
+        self._columns: Columns | None = None
         self._node = ""
 
     # -- what operators' `lower` rules use ----------------------------------------------------------------------
@@ -166,7 +171,15 @@ class Lowering:
         self._alias[output] = self.root(source)
 
     def root(self, name: str) -> str:
-        """The tensor whose bytes `name` is."""
+        """The tensor whose bytes `name` is, or among whose bytes it is."""
+        return self._at(name)[0]
+
+    def _at(self, name: str) -> tuple[str, int]:
+        """(the tensor among whose bytes `name` is, how many of them come before)."""
+        own = self._original(name)
+        return (own, 0) if self._columns is None else self._columns.outermost(own)
+
+    def _original(self, name: str) -> str:
         while name in self._alias:
             name = self._alias[name]
         return name
@@ -181,10 +194,11 @@ class Lowering:
         """Append a kernel call. Operands are tensor names; "" where an optional one is absent."""
         if kernel not in self._schema:
             raise ModelError(f"node {self._node}: no kernel named {kernel!r} is built in")
-        call = Call(kernel, dict(operands), dict(ints), dict(floats or {}), self._node)
         names, int_names, float_names = self._schema[kernel]
+        dense = {n: 0 for n in int_names if n.endswith("_row")}
+        call = Call(kernel, dict(operands), {**dense, **ints}, dict(floats or {}), self._node)
         if "workspace" in names:
-            size = _native.workspace_bytes(kernel, dict(ints), self.threads, self.isa)
+            size = _native.workspace_bytes(kernel, call.ints, self.threads, self.isa)
             if size:
                 name = f"{self._node}/workspace{len(self.calls)}"
                 self.types[name] = TensorType((size,), "uint8")
@@ -197,6 +211,16 @@ class Lowering:
             what = f"does not know {sorted(unknown)}" if unknown else f"wants {sorted(missing)}"
             raise ModelError(f"node {self._node}: kernel {kernel!r} {what}")
         self.calls.append(call)
+
+    def copy_columns(self, source: str, output: str, first: int, *, into: bool) -> None:
+        """Copy a tensor into columns of a wider one from `first` on, or out of them; or let it lie there instead."""
+        part, whole = (source, output) if into else (output, source)
+        width, row = self.types[part].shape[-1], self.types[whole].shape[-1]
+        rows = self.types[part].size // width
+        ints = flat_copy(self.types[part]) | {"d4": rows, "d5": width, "s4": width if into else row}
+        ints |= {"o4": row if into else width, "output_offset" if into else "input_offset": first}
+        self.emit("strided_copy", {"input": source, "output": output}, ints)
+        self._copies.append(ColumnCopy(self.calls[-1], part, whole, first, into))
 
     # -- assembly -----------------------------------------------------------------------------------------------
 
@@ -223,6 +247,7 @@ class Lowering:
     def buffers(self) -> list[Buffer]:
         """Lower the graph, and say only what would be in the arena."""
         self.lower_all()
+        self._place_columns()
         return list(self._lives(self._keys()).values())
 
     def _keys(self) -> dict[str, str]:
@@ -240,6 +265,7 @@ class Lowering:
     def assemble(self) -> Lowered:
         """Plan the arena and turn names into operands."""
         self.lower_all()
+        self._place_columns()
         keys = self._keys()
         arena = self._lives(keys)
         layout = plan(list(arena.values()))
@@ -286,7 +312,8 @@ class Lowering:
             return NONE
         if name.startswith("constant:"):
             return (CONSTANTS, self._constants.offsets[name.removeprefix("constant:")])
-        return places[keys[name]]
+        space, offset = places[keys[name]]
+        return (space, offset + self._at(name)[1])
 
     def _place(self, key: str, offsets: Mapping[str, int]) -> Operand:
         """Where the bytes are that are planned under a name."""
@@ -300,6 +327,30 @@ class Lowering:
             self.constant(self.data(key), key)
             return (CONSTANTS, self._constants.offsets[key])
         return (ARENA, offsets[key])
+
+    def _place_columns(self) -> None:
+        """Drop copies into and out of columns: all that can go, or those of one kind where that would take notably more
+        memory, since wholes have to live longer for their parts' sake."""
+
+        def movable(name: str) -> bool:
+            return self._space(name) == ARENA and name not in self._placed
+
+        if not self._copies:
+            return
+        columns = Columns(self._copies, self.calls, self.types, self._original, movable, self._schema)
+        self._columns = columns
+        most = _MOST_FOR_COLUMNS * lower_bound(list(self._lives(self._keys()).values()))
+        choices: list[Callable[[ColumnCopy], bool]] = [lambda c: True, lambda c: c.joins, lambda c: not c.joins]
+        everything = self.calls
+        for choice in choices:
+            self.calls = columns.choose(choice)
+            if lower_bound(list(self._lives(self._keys()).values())) <= most:
+                columns.set_rows()
+                return
+        self.calls, self._columns = everything, None
+
+    def _is_part(self, name: str) -> bool:
+        return self._columns is not None and self._original(name) in self._columns.places
 
     def _share_in_place(self) -> Callable[[str], str]:
         """Let an output take over the bytes of an input that dies with the call, where the operator allows it."""
@@ -317,7 +368,7 @@ class Lowering:
 
         for at, call in enumerate(self.calls):
             node = self._nodes.get(call.node)
-            if node is None or per_node[call.node] != 1 or not node.outputs[0]:
+            if node is None or per_node[call.node] != 1 or not node.outputs[0] or self._is_part(node.outputs[0]):
                 continue
             y = node.outputs[0]
             out = find(self.root(y))
@@ -327,6 +378,7 @@ class Lowering:
                 root = find(self.root(x))
                 if (
                     x
+                    and not self._is_part(x)
                     and root != out
                     and used.count(root) == 1
                     and self._space(out) in (ARENA, EXTERNAL)

@@ -53,8 +53,9 @@ CONSTANT_LIKE = Operator(
 
 def _lower_add(low: Any, node: Node) -> None:
     t = low.type(node.outputs[0])
+    channels = t.shape[-1] if t.shape else 1
     operands = {"a": node.inputs[0], "b": node.inputs[1], "y": node.outputs[0]}
-    low.emit("add_gradients", operands, {"count": t.size, "half": is_half(t)})
+    low.emit("add_gradients", operands, {"rows": t.size // channels, "channels": channels, "half": is_half(t)})
 
 
 def _add_to_onnx(write: Any, node: Node) -> None:

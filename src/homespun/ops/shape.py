@@ -255,7 +255,10 @@ def _concat_lower(low: Any, node: Node) -> None:
     row, start = y.shape[axis] * inner, 0
     for name in node.inputs:
         width = low.type(name).shape[axis] * inner
-        strided_copy(low, node, name, [outer, width], [width, 1], out_offset=start, out_strides=[row, 1])
+        if axis == len(y.shape) - 1:
+            low.copy_columns(name, node.outputs[0], start, into=True)
+        else:
+            strided_copy(low, node, name, [outer, width], [width, 1], out_offset=start, out_strides=[row, 1])
         start += width
 
 
@@ -324,6 +327,9 @@ def _slice_lower(low: Any, node: Node) -> None:
     axis = axis_of(a["axis"], len(x.shape))
     outer, inner = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
     width = y.shape[axis] * inner
+    if axis == len(x.shape) - 1:
+        low.copy_columns(node.inputs[0], node.outputs[0], a["start"], into=False)
+        return
     strided_copy(low, node, node.inputs[0], [outer, width], [x.shape[axis] * inner, 1], offset=a["start"] * inner)
 
 
@@ -387,7 +393,9 @@ def _split_lower(low: Any, node: Node) -> None:
     outer, inner = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
     row, start = x.shape[axis] * inner, 0
     for out, n in zip(node.outputs, a["sizes"], strict=True):
-        if out:
+        if out and axis == len(x.shape) - 1:
+            low.copy_columns(node.inputs[0], out, start, into=False)
+        elif out:
             strided_copy(low, node, node.inputs[0], [outer, n * inner], [row, 1], offset=start, output=out)
         start += n * inner
 
