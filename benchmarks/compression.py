@@ -98,6 +98,9 @@ class Row:
 
     def pruned(self, keep: float) -> hs.Graph:
         """Channels that change the loss least go; then the whole network learns from what it was."""
+        return self._tuned(f"pruned-{keep}", lambda: self.without_channels(keep), [])
+
+    def without_channels(self, keep: float) -> hs.Graph:
         model = self.model("head")
         data = self.photos("train", model)
         trainer = hs.Trainer(model, hs.losses.CrossEntropy(), hs.optim.SGD(0.0), batch=BATCH)
@@ -105,23 +108,31 @@ class Row:
         for x, y in data.batches(size=BATCH):
             for name, gradient in trainer.compute_gradients(x, y, copy=False).items():
                 saliency[name] += np.abs(gradient * model.data(name))
-        small = hs.prune_channels(model, keep_flops=keep, importance=saliency, spread="global")
-        return self._tuned(small, [])
+        return hs.prune_channels(model, keep_flops=keep, importance=saliency, spread="global")
 
     def tuned(self) -> hs.Graph:
         """No pruning, the same fine-tuning: what of the difference is not pruning's."""
-        return self._tuned(self.model("head"), [])
+        return self._tuned("tuned", lambda: self.model("head"), [])
 
     def sparse(self) -> hs.Graph:
         steps = self.options.epochs * -(-len(self.images["train_y"]) // BATCH)
-        return self._tuned(self.model("head"), [hs.callbacks.PruneWeights(SPARSITY, end=steps // 2)])
+        prune = hs.callbacks.PruneWeights(SPARSITY, end=steps // 2)
+        return self._tuned("sparse", lambda: self.model("head"), [prune])
 
-    def _tuned(self, model: hs.Graph, callbacks: list[hs.callbacks.Callback]) -> hs.Graph:
+    def _tuned(self, name: str, make: Callable[[], hs.Graph], callbacks: list[hs.callbacks.Callback]) -> hs.Graph:
+        """Train the whole network; a run that was cut off goes on after its last epoch."""
+        keep = self.options.out / f"{self.network}-{name}.begun"
+        model = self.model("head")
         data = self.photos("train", model, augment=True)
-        loss = hs.losses.Distillation(2.0, labels=0.3)
-        trainer = hs.Trainer(model, loss, hs.optim.Adam(RATE), batch=BATCH, precision="mixed", seed=self.options.seed)
+        if keep.exists():
+            trainer = hs.Trainer.from_checkpoint(keep)
+        else:
+            loss, adam = hs.losses.Distillation(2.0, labels=0.3), hs.optim.Adam(RATE)
+            trainer = hs.Trainer(make(), loss, adam, batch=BATCH, precision="mixed", seed=self.options.seed)
         schedule = hs.schedules.Cosine(self.options.epochs * data.steps(BATCH))
-        trainer.distill(self.model("head"), data, self.options.epochs, schedule=schedule, callbacks=callbacks)
+        saver = hs.callbacks.CheckpointSaver(keep)
+        trainer.distill(model, data, self.options.epochs, schedule=schedule, callbacks=[*callbacks, saver])
+        keep.unlink()
         return trainer.model()
 
     def accuracy(self, model: hs.Graph, weights: str) -> float:
@@ -256,7 +267,7 @@ def main() -> int:
     parser.add_argument("--networks", default=",".join(WEIGHTS))
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=8, help="of fine-tuning whole networks; heads take 30")
+    parser.add_argument("--epochs", type=int, default=6, help="of fine-tuning whole networks; heads take 30")
     parser.add_argument("--photos", type=int, default=40, help="at most, of each topic, to learn from")
     parser.add_argument("--test-photos", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
