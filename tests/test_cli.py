@@ -279,6 +279,29 @@ def test_every_option_of_training_is_documented():
         assert option in page or option == "--help", f"docs/training.md does not tell of {option}"
 
 
+def test_compressing_a_model(run, tmp_path, photos):
+    import homespun as hs
+
+    hs.save(hs.zoo.mobilenet_v2(classes=3, width=0.35, image_size=32), tmp_path / "net.hsp")
+    small = run("model", "compress", tmp_path / "net.hsp", tmp_path / "small.hsp", "--keep-flops", "0.6", "--json").json
+    assert small["flops"] <= 0.6 * small["flops_before"]
+    assert small["bytes"] < small["bytes_before"] / 3
+    rounded = run("model", "compress", tmp_path / "net.hsp", tmp_path / "int8.hsp", "--photos", photos, "--json").json
+    assert rounded["flops"] == rounded["flops_before"]
+    assert any(t.limit is not None for t in hs.load(tmp_path / "int8.hsp").tensors.values())
+    mixed = run(
+        *("model", "compress", tmp_path / "net.hsp", tmp_path / "mixed.hsp"),
+        *("--photos", photos, "--budget", "10", "--limit", "8", "--json"),
+    ).json
+    assert mixed["agreement"] >= 0.9
+    assert mixed["photos"] <= 8
+    halves = [t.name for t in hs.load(tmp_path / "mixed.hsp").tensors.values() if t.half]
+    assert sorted(halves) == sorted(mixed["layers_in_16_bits"])
+    said = run("model", "compress", tmp_path / "net.hsp", tmp_path / "small.hsp", "--keep-flops", "0.6").out
+    assert "Fine-tune" in said
+    assert run("model", "compress", tmp_path / "net.hsp", tmp_path / "no.hsp", "--budget", "1").code != 0
+
+
 def test_model_commands(run, tmp_path, photos):
     import homespun as hs
 

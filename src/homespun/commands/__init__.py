@@ -22,6 +22,7 @@ def build_app() -> typer.Typer:
         learn,
         model,
         model_check,
+        model_compress,
         photos,
         predict,
         serving,
@@ -47,7 +48,7 @@ def build_app() -> typer.Typer:
     root.add_typer(album_group, name="album")
     train.add_to(root)
     model_group = new_group("Look at models, convert them and measure them.")
-    for module in (model, model_check, predict):
+    for module in (model, model_check, model_compress, predict):
         module.add_to(model_group)
     root.add_typer(model_group, name="model")
     return root

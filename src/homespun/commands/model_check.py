@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from homespun.graph import Array
 
 BATCH = 8
+GOLDEN = 0.6180339887498949
 
 
 def add_to(group: typer.Typer) -> None:
@@ -45,7 +46,7 @@ def check(
     _check_inputs(first, a, second, b)
     rows = _compared("random", a, b, random_inputs(a, BATCH))
     if photos is not None:
-        rows += _compared("photos", a, b, [_photos(photos, a if a.metadata.get("input_mean") else b, limit)])
+        rows += _compared("photos", a, b, [read_photos(photos, a if a.metadata.get("input_mean") else b, limit)])
     worst = max(row["difference"] for row in rows)
     same = worst <= tolerance
     if as_json:
@@ -76,7 +77,8 @@ def _check_inputs(first: Path, a: Graph, second: Path, b: Graph) -> None:
         )
 
 
-def _photos(folder: Path, graph: Graph, limit: int) -> Array:
+def read_photos(folder: Path, graph: Graph, limit: int) -> Array:
+    """Up to `limit` photos from all over a folder, as a model takes them (N, H, W, C)."""
     import numpy as np
 
     from homespun import FormatError, OptionError
@@ -86,7 +88,9 @@ def _photos(folder: Path, graph: Graph, limit: int) -> Array:
     given = {} if "input_mean" in graph.metadata else {"mean": 127.5, "scale": 127.5}
     preparation = Preprocessing.of(graph, **given)  # type: ignore[arg-type]
     pictures = []
-    for path in picture_files(folder):
+    files = picture_files(folder)
+    order = np.argsort(np.arange(len(files)) * GOLDEN % 1.0)  # far apart, whatever the limit
+    for path in (files[i] for i in order):
         try:
             pixels = read_pixels(path, preparation.height, preparation.width, preparation.channels)
         except FormatError:
