@@ -13,6 +13,7 @@ import pytest
 import tflite
 
 import homespun as hs
+from homespun.formats.tflite.reading import TensorTable
 
 
 class Made:
@@ -20,7 +21,7 @@ class Made:
 
     def __init__(self) -> None:
         self.name, self.data, self.shape = b"weight", bytes(1000), [1000]
-        self.scales, self.axis = 0, 0
+        self.scales, self.axis, self.kind = 0, 0, 9
         self.tensors = self.operators = self.operands = 1
         #: Of a sparse tensor: its axes' order, those cut into blocks, each level's size, or segments and indices.
         self.order: list[int] = []
@@ -44,7 +45,7 @@ class Made:
         sparsity = self.sparsity() if self.levels else 0
         shapes = [self.numbers(s) for s in ([1, 4], self.shape)]
         tensors = []
-        for shape, buffer, kind in ((shapes[0], 0, 0), (shapes[0], 0, 0), (shapes[1], 1, 9)):
+        for shape, buffer, kind in ((shapes[0], 0, 0), (shapes[0], 0, 0), (shapes[1], 1, self.kind)):
             tflite.TensorStart(b)
             tflite.TensorAddName(b, name)
             tflite.TensorAddShape(b, shape)
@@ -165,10 +166,31 @@ def sparse_and(**changes: Any) -> Callable[[Made], None]:
     return change
 
 
-def test_a_sparse_tensor_is_read(tmp_path: Path) -> None:
+def read(made: Made) -> np.ndarray:
+    """The values of the weight."""
+    raw = made.file()
+    model = tflite.Model.GetRootAs(raw, 0)
+    data = TensorTable(model, model.Subgraphs(0), len(raw), lambda place, what: hs.FormatError(what)).data(2)
+    assert data is not None
+    return data
+
+
+def test_a_sparse_tensor_is_read() -> None:
     made = Made()
     sparse(made)
-    assert load(tmp_path / "net.tflite", made).nodes
+    made.data = bytes(range(1, 7))
+    np.testing.assert_array_equal(read(made), [[0, 0, 0, 1], [0, 0, 0, 2], [3, 0, 5, 0], [4, 0, 6, 0]])
+    made.order = [1, 0, 2]  # columns first: two rows of blocks in each
+    made.levels = [4, ([0, 1, 1, 2, 3], [1, 0, 1]), 2]
+    np.testing.assert_array_equal(read(made), [[0, 0, 3, 0], [0, 0, 4, 0], [1, 0, 0, 5], [2, 0, 0, 6]])
+
+
+def test_four_bits_are_read() -> None:
+    made = Made()
+    made.kind, made.shape, made.data = 17, [3], b"\x81\x07"
+    np.testing.assert_array_equal(read(made), [1, -8, 7])
+    made.scales, made.shape, made.data = 1, [4], b"\x81\xf7"
+    np.testing.assert_array_equal(read(made), np.array([1, -8, 7, -1], np.float32))
 
 
 HOSTILE: dict[str, tuple[Callable[[Made], None], str]] = {
