@@ -182,3 +182,36 @@ def test_what_a_layer_norm_gives_is_computed_again(precision: str, monkeypatch: 
     assert len(norms) >= 4 and again.memory.arena < kept.memory.arena
     for name, value in kept.parameters().items():
         np.testing.assert_array_equal(again.parameters()[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+def test_a_frozen_norm_without_an_activation_keeps_nothing(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gradient is a multiple; what the projection before a shortcut gives is read by nobody else."""
+    from dataclasses import replace
+
+    from homespun.graph.operator import OPERATORS
+
+    def trained() -> Trainer:
+        t = trainer(convolutional(size=32), ["*.conv.weight", "classifier.*"], precision=precision)
+        t.step(*images(size=32))
+        return t
+
+    less = trained()
+    kept = sum(saved(less._main_program().lowered).values())
+    record = OPERATORS["normalize"]
+
+    def through_the_sums(build: object, node: object, grads: object) -> object:
+        wanted = build.wanted  # type: ignore[attr-defined]
+        build.wanted = lambda name: wanted(name) or name.endswith("project.norm.bias")  # type: ignore[attr-defined]
+        try:
+            return record.gradient(build, node, grads)  # type: ignore[arg-type,misc]
+        finally:
+            build.wanted = wanted  # type: ignore[attr-defined]
+
+    monkeypatch.setitem(OPERATORS, "normalize", replace(record, gradient=through_the_sums))  # type: ignore[arg-type]
+    more = trained()
+    projections = 8 * (32 * 32 * 8 + 16 * 16 * 16) * (4 if precision == "float32" else 2)
+    assert sum(saved(more._main_program().lowered).values()) - kept >= projections
+    assert less.memory.arena <= more.memory.arena
+    for name, value in more.parameters().items():
+        np.testing.assert_allclose(less.parameters()[name], value, atol=1e-6, err_msg=name)

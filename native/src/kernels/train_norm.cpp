@@ -187,7 +187,8 @@ void normalize_gradient_kernel(const Context& context) {
   HS_BY_STORAGE(ints_of<GradientInts>(context).half, normalize_gradient, context);
 }
 
-// a, b, c of dz = a * g + b * z + c, and the gradients of weight and bias. With frozen statistics dz = scale * g.
+// a, b, c of dz = a * g + b * z + c, and the gradients of weight and bias. With frozen statistics dz = scale * g, and
+// the sums, which then count for weight and bias alone, may be absent.
 HS_FIELDS(GradientCoefficientsOperands, Buffer, sums, coefficients, gradient_coefficients, weight_gradient,
           bias_gradient);
 HS_FIELDS(GradientCoefficientsInts, int64_t, channels, count, frozen);
@@ -201,7 +202,8 @@ void batch_norm_gradient_coefficients(const Context& context) {
   const Range mine = share(d.channels, 16, context.thread, context.threads);
   for (int64_t c = mine.begin; c < mine.end; ++c) {
     const double scale = from[c], mean = from[2 * d.channels + c], inverse = from[3 * d.channels + c];
-    const double n = static_cast<double>(d.count), sum = sums[c], product = sums[d.channels + c];
+    const double n = static_cast<double>(d.count), sum = sums != nullptr ? sums[c] : 0.0;
+    const double product = sums != nullptr ? sums[d.channels + c] : 0.0;
     const double b = d.frozen != 0 ? 0.0 : -scale * inverse * product / n;
     to[c] = from[c];
     to[d.channels + c] = static_cast<float>(b);

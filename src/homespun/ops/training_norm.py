@@ -185,6 +185,22 @@ def _normalize_gradient(build: Gradients, node: Node, grads: Sequence[str | None
     a = node.attributes
     if not any(build.wanted(n) for n in (x, weight, bias)):
         return [None, None, None, None, dy if residual else None]
+    if (
+        a.get("frozen", False)
+        and a.get("activation", "none") == "none"
+        and not (build.wanted(weight) or build.wanted(bias))
+    ):
+        # A multiple of dy: x is not read, and need not be kept. It would be multiplied by zero: dy stands in for it.
+        multiple = build.add(
+            "batch_norm_gradient_coefficients", ["", coefficients], f"{x}/coefficients", count=1, frozen=True
+        )
+        return [
+            build.add("normalize_input_gradient", [dy, dy, multiple], x),
+            None,
+            None,
+            None,
+            dy if residual else None,
+        ]
     g, sums = build.add_many(
         "normalize_gradient",
         [dy, x, coefficients],
@@ -268,7 +284,7 @@ def _lower_gradient_coefficients(low: Any, node: Node) -> None:
             strict=True,
         )
     )
-    ints = {"channels": low.type(node.inputs[0]).shape[1], "count": a["count"], "frozen": int(a["frozen"])}
+    ints = {"channels": low.type(node.inputs[1]).shape[1], "count": a["count"], "frozen": int(a["frozen"])}
     low.emit("batch_norm_gradient_coefficients", operands, ints)
 
 
@@ -276,8 +292,11 @@ def _gradient_coefficients_to_onnx(write: Any, node: Node) -> None:
     a = write.attributes(node)
     sums, coefficients = node.inputs
     target, dw, db = (*node.outputs, "", "")[:3]
-    total, product = write.shared[sums]
     scale, _, mean, inverse = write.shared[coefficients]
+    if not sums:
+        write.shared[target] = (scale,)
+        return
+    total, product = write.shared[sums]
     if dw:
         write.give(dw, write("Cast", product, to=1))
     if db:
@@ -293,13 +312,14 @@ def _gradient_coefficients_to_onnx(write: Any, node: Node) -> None:
 
 
 def _gradient_coefficients_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
-    channels = _first(ins).shape[1]
+    assert ins[1] is not None
+    channels = ins[1].shape[1]
     return [TensorType((3, channels)), TensorType((channels,)), TensorType((channels,))]
 
 
 BATCH_NORM_GRADIENT_COEFFICIENTS = Operator(
     "batch_norm_gradient_coefficients",
-    ("sums", "coefficients"),
+    ("sums?", "coefficients"),
     _gradient_coefficients_shape,
     {"count": REQUIRED, "frozen": False},
     cost=_free,
