@@ -19,6 +19,7 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "native").
 RUN = [
     "README.md",
     "README.zh-CN.md",
+    "docs/caffe.md",
     "docs/compression.md",
     "docs/eight-bit.md",
     "docs/engine.md",

@@ -12,6 +12,7 @@ import pytest
 import homespun as hs
 from homespun.graph import Graph
 from homespun.graph.graph import AUXILIARY_KEY
+from tests.command_line import runner
 from tests.formats.caffe_files import write_weights
 
 Weights = dict[str, tuple[str, list[np.ndarray]]]
@@ -190,6 +191,7 @@ def test_trains_from_any_layer_up(trainable: object, tmp_path: Path) -> None:
     graph.outputs = ["logits"]
     graph.prune()
     before = {name: array.copy() for name, array in graph.parameters().items()}
+    statistics = {t.name: graph.data(t.name).copy() for t in graph.with_role("state")}
     trainer = hs.Trainer(graph, hs.losses.CrossEntropy(), hs.optim.Adam(3e-3), batch=8, trainable=trainable)
     random = np.random.default_rng(0)
     x, y = random.standard_normal((8, 32, 32, 3)).astype(np.float32), np.arange(8) % 4
@@ -199,6 +201,26 @@ def test_trains_from_any_layer_up(trainable: object, tmp_path: Path) -> None:
     moved = {name for name in before if name in after and not np.array_equal(before[name], after[name])}
     expected = {n for n in before if trainable == "all" or n.startswith(tuple(p.rstrip("*") for p in trainable))}
     assert moved == expected
+    followed = {name for name, array in trainer.state().items() if not np.array_equal(statistics[name], array)}
+    assert followed == {
+        n for n in statistics if trainable == "all" or n.startswith(tuple(p.rstrip("*") for p in trainable))
+    }
+
+
+def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = runner(capfd)
+    network = written(tmp_path, *mobilenet(classes=4, width=0.25, size=32))
+    weights = network.with_suffix(".caffemodel")
+    done = run("model", "convert", network, tmp_path / "net.onnx", "--json")
+    assert done.code == 0 and done.json["file"].endswith("net.onnx")
+    assert run("model", "check", weights, tmp_path / "net.onnx").code == 0
+    (tmp_path / "other.prototxt").write_text(network.read_text())
+    network.rename(tmp_path / "third.prototxt")
+    failed = run("model", "convert", weights, tmp_path / "net.hsp")
+    assert failed.code == 1 and "2 are beside it" in failed.err and "--architecture" in failed.err
+    named = ("--architecture", tmp_path / "other.prototxt", "--weights", "int8")
+    assert run("model", "convert", weights, tmp_path / "net.hsp", *named).code == 0
+    assert (tmp_path / "net.hsp").is_file()
 
 
 @pytest.mark.parametrize("weights", ["float32", "int8"])
