@@ -320,7 +320,7 @@ def test_everything_that_cannot_come_in_is_listed_at_once(tmp_path: Path) -> Non
         made(tmp_path, text)
     message = str(caught.value)
     for line in (
-        "5 of 8 nodes can't be imported",
+        "5 of 7 nodes can't be imported",
         "conv (Convolution): net.caffemodel has no weight for it",
         "code (Python): there is no such layer here",
         "odd (ReLU): it sets negative_slop, which is not understood here",
@@ -366,28 +366,47 @@ def test_everything_that_cannot_come_in_is_listed_at_once(tmp_path: Path) -> Non
         (one("Concat", "concat_param { axis: 0 }"), "it joins or cuts batches"),
         (one("Flatten", "flatten_param { axis: 9 }"), "axis 9 is outside its 4 axes"),
         (one("Dropout", "dropout_param { dropout_ratio: 2 }"), "its ratio is 2"),
+        (
+            INPUT
+            + 'layer { name: "y" type: "Pooling" bottom: "data" top: "y" top: "m" pooling_param { kernel_size: 2 } }',
+            "it has 2 tops; the first can be had",
+        ),
+        (
+            'layer { name: "d" type: "Data" top: "x" top: "l" transform_param { crop_size: 5 } }'
+            'layer { name: "c" type: "Convolution" bottom: "x" top: "c"'
+            " convolution_param { num_output: 4 kernel_size: 1 } }"
+            'layer { name: "y" type: "Eltwise" bottom: "c" bottom: "l" top: "y" }',
+            r"y \(Eltwise\): it reads labels",
+        ),
     ],
 )
 def test_wrong_networks_are_refused(text: str, says: str, tmp_path: Path) -> None:
+    weights = {"c": [np.ones((4, 4, 1, 1), np.float32), C4]} if '"c"' in text else {}
     with pytest.raises(hs.FormatError, match=says) as caught:
-        made(tmp_path, text)
+        made(tmp_path, text, weights)
     assert str(tmp_path / "net.prototxt") in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("raw", "says"),
-    [
-        (b"", "there are no layers in it"),
-        (b"\x00" * 40, "file: "),
-        (b"\xff" * 40, "file: "),
-        (layer("y", "Bias", [field(5, C4.tobytes()) + field(7, field(1, b"\x05"))]), "4 numbers do not fit the shape"),
-        (layer("y", "Bias", [field(7, field(1, b"\xff" * 7 + b"\x01"))]), "0 numbers do not fit"),
-        (layer("y", "Bias", [field(10, 4) + field(12, b"1234")]), "raw data of type 4 can't be read"),
-        (layer("y", "Bias", [blob(C4)]) * 2, "two layers with weights have this name"),
-        (layer("y", "Bias", [blob(C4[:3])]), r"its bias should be \[4, 1, 1\]; it is \[3\] in net.caffemodel"),
-        (layer("y", "Bias", [blob(np.float32([1, 2, np.nan, 4]))]), "not finite"),
-    ],
-)
+WRONG_WEIGHTS = {
+    "nothing": (b"", "there are no layers in it"),
+    "zeros": (b"\x00" * 40, "file: "),
+    "ones": (b"\xff" * 40, "file: "),
+    "too few axes": (
+        layer("y", "Bias", [field(5, C4.tobytes()) + field(7, field(1, b"\x05"))]),
+        "4 numbers do not fit the shape",
+    ),
+    "no numbers": (layer("y", "Bias", [field(7, field(1, b"\xff" * 7 + b"\x01"))]), "0 numbers do not fit"),
+    "unknown kind": (layer("y", "Bias", [field(10, 4) + field(12, b"1234")]), "raw data of type 4 can't be read"),
+    "two of a name": (layer("y", "Bias", [blob(C4)]) * 2, "two layers with weights have this name"),
+    "of another shape": (
+        layer("y", "Bias", [blob(C4[:3])]),
+        r"its bias should be \[4, 1, 1\]; it is \[3\] in net.caffemodel",
+    ),
+    "no number": (layer("y", "Bias", [blob(np.float32([1, 2, np.nan, 4]))]), "not finite"),
+}
+
+
+@pytest.mark.parametrize(("raw", "says"), WRONG_WEIGHTS.values(), ids=WRONG_WEIGHTS.keys())
 def test_wrong_weights_are_refused(raw: bytes, says: str, tmp_path: Path) -> None:
     (tmp_path / "net.prototxt").write_text(one("Bias"))
     (tmp_path / "net.caffemodel").write_bytes(raw)

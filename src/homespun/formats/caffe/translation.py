@@ -69,6 +69,7 @@ class Translation:
         self._unread: dict[str, str] = {}  # versions that nobody has read yet -> blob
         self._predictions: dict[str, float] = {}  # what losses read, and how much they weigh
         self._makers: dict[str, ForeignNode] = {}  # of results that no top is yet
+        self._given: dict[int, str] = {}  # tops that the layer at hand has got
         self._readers = _count_readers(network)
         self._tried: dict[str, int] = {}
         self._shared: dict[str, str] = {}
@@ -132,28 +133,33 @@ class Translation:
         if layer.kind == "Silence":
             return
         problem = ""
+        self._given.clear()
         if layer.kind not in rules:
             problem = "there is no such layer here"
+        elif self.labels.intersection(reads):
+            problem = "it reads labels, which only training has"
         elif all(self.shapes[v] is not None for v in reads):
             try:
                 rules[layer.kind](self, layer)
                 if unknown := layer.not_understood():
                     problem = f"it sets {', '.join(unknown[:8])}, which is not understood here"
-                elif all(self._now.get(top) in self._unread for top in layer.tops):
-                    return
+                elif len(self._given) < len(layer.tops):
+                    problem = f"it has {len(layer.tops)} tops; the first can be had"
                 else:
-                    problem = problem or "it has more than one top; the first can be had"
+                    return
             except (Unsupported, ModelError) as e:
                 problem = str(e)
             except SENSELESS as e:
                 problem = f"its settings make no sense ({type(e).__name__}: {e})"
-        tops = [self.fresh(layer.name or layer.kind) for _ in layer.tops]
-        self.nodes.append(
-            ForeignNode("Identity" if not problem else "", reads, tops, {}, layer.name, layer.kind, problem=problem)
-        )
-        for i, top in enumerate(tops):
-            self.shapes[top] = None
-            self.give(layer, top, i)
+        for version in self._given.values():
+            self._unread.pop(version, None)
+        tops: list[str] = []
+        for i in range(len(layer.tops)):
+            tops.append(self.fresh(layer.name or layer.kind))
+            self.shapes[tops[-1]] = None
+            self.give(layer, tops[-1], i)
+        op = "" if problem else "Identity"  # what reads what can't be had is no problem of its own
+        self.nodes.append(ForeignNode(op, reads, tops, {}, layer.name, layer.kind, problem=problem))
 
     # -- inputs, losses, outputs --------------------------------------------------------------------------------
 
@@ -238,7 +244,7 @@ class Translation:
         name = self._now[layer.bottoms[i]]
         shape = self.shapes[name]
         if shape is None:
-            raise Unsupported(f"it reads {layer.bottoms[i]!r}, which only training has")
+            raise Unsupported(f"its input {layer.bottoms[i]!r} can't be had")
         return name, shape
 
     def is_read_once(self, layer: Layer) -> bool:
@@ -305,6 +311,7 @@ class Translation:
             maker.outputs, maker.name, name = [new], new, new
         self._now[layer.tops[top]] = name
         self._unread[name] = layer.tops[top]
+        self._given[top] = name
 
 
 def _count_readers(network: Network) -> dict[tuple[str, int], int]:
