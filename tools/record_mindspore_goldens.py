@@ -148,6 +148,19 @@ class Transformer(nn.Cell):
         return self.head(self.norm(x)[:, 0])
 
 
+class Biased(nn.Cell):
+    """A convolution that is read with its bias and without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3)
+        self.bias = Parameter(Tensor(np.zeros(4, np.float32)), name="bias")
+
+    def construct(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return ops.bias_add(y, self.bias) * ops.sigmoid(y)
+
+
 class Wide(nn.Cell):
     """One layer."""
 
@@ -217,6 +230,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Cell], tuple[int, ...]]] = {
     "conv_valid": (lambda: nn.Conv2d(4, 8, (3, 2), stride=(1, 2), pad_mode="valid"), IMAGE),
     "conv_depthwise": (lambda: nn.Conv2d(4, 4, 3, pad_mode="same", group=4, dilation=2), IMAGE),
     "conv_groups": (lambda: nn.Conv2d(4, 8, 3, pad_mode="same", group=2, has_bias=True), IMAGE),
+    "conv_with_and_without_bias": (Biased, IMAGE),
     "conv_row": (lambda: nn.Conv1d(6, 4, 3), VECTORS),
     "batch_norm": (lambda: nn.BatchNorm2d(4, eps=1e-3, momentum=0.8), IMAGE),
     "batch_norm_plain": (lambda: nn.BatchNorm2d(4, affine=False), IMAGE),
