@@ -12,6 +12,7 @@ from homespun.data.mixing import CutMix, MixUp
 from homespun.data.pictures import read_pixels
 from homespun.data.preprocessing import Preprocessing
 from homespun.data.stream import Stream
+from homespun.data.text import MaskedTexts, Texts, WordPiece
 
 __all__ = [
     "Arrays",
@@ -19,6 +20,7 @@ __all__ = [
     "CutMix",
     "DataSet",
     "ImageFolder",
+    "MaskedTexts",
     "MixUp",
     "Preprocessing",
     "RandomErasing",
@@ -26,7 +28,9 @@ __all__ = [
     "RandomResizedCrop",
     "Samples",
     "Stream",
+    "Texts",
     "Unreadable",
+    "WordPiece",
     "light",
     "read_pixels",
     "strong",
