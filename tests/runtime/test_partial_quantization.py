@@ -14,7 +14,7 @@ from homespun.runtime.partial_quantization import with_half
 
 
 def network(seed: int = 0) -> Graph:
-    """Six layers; one of them, `bad`, has a few weights so large that 8 bits know nothing of the others."""
+    """Five layers; one of them, `bad`, has a weight so large that 8 bits know little of the others."""
     b = hs.GraphBuilder("small", seed)
     x = b.conv(b.input("image", (8, 8, 3)), "stem", inputs=3, outputs=16, kernel=3)
     x = b.op("relu6", b.batch_norm(x, "norm", 16))
@@ -55,14 +55,14 @@ def test_the_budget_is_kept_with_as_few_layers_as_that_takes() -> None:
     def agreement(candidate: Graph) -> float:
         return float((hs.Predictor(candidate, 8, "int8")(x).argmax(axis=1) == y).mean())
 
-    found = hs.mixed_precision(model, (x, y), budget=0.05)
+    found = hs.mixed_precision(model, (x, y), budget=0.02)
     assert found.float32 == 1.0
     assert found.int8 == pytest.approx(agreement(model))
-    assert found.int8 < 0.95 <= found.score
+    assert found.int8 < 0.98 <= found.score
     assert found.score == pytest.approx(agreement(found.model))
-    assert 1 <= len(found.half) < 5
+    assert 2 <= len(found.half) < 5
     assert found.half[0] == "bad.weight"
-    assert agreement(with_half(model, found.half[:-1])) < 0.95
+    assert agreement(with_half(model, found.half[:-1])) < 0.98
     generous = hs.mixed_precision(model, (x, y), budget=1.0)
     assert generous.half == ()
     assert generous.score == generous.int8
@@ -129,7 +129,7 @@ def test_what_can_t_be_is_refused() -> None:
     y = answers(model, x)
     with pytest.raises(hs.OptionError, match="budget"):
         hs.mixed_precision(model, (x, y), budget=-0.1)
-    with pytest.raises(hs.OptionError, match="no weights named"):
+    with pytest.raises(hs.OptionError, match="names no weights"):
         hs.mixed_precision(model, (x, y), 0.0, order=["nothing.weight"])
     with pytest.raises(hs.OptionError, match="not one sample"):
         hs.mixed_precision(model, [], 0.1)
@@ -139,4 +139,4 @@ def test_what_can_t_be_is_refused() -> None:
         hs.sensitivity(model, x[:0])
     x = photos()
     with pytest.raises(hs.ModelError, match="16 bits in all 1 layers"):
-        hs.mixed_precision(model, (x, answers(model, x)), 0.01, order=["project.weight"])  # which is not to blame
+        hs.mixed_precision(model, (x, answers(model, x)), 0.01, order=["stem.weight"])  # which is not to blame

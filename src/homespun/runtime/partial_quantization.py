@@ -99,7 +99,10 @@ def mixed_precision(
     check(model)
     reference = scored(model, "float32")
     layers = list(sensitivity(model, _first(data, samples), threads=threads) if order is None else order)
-    candidate, _ = _candidates(model)
+    candidate, known = _candidates(model)
+    unknown = [name for name in layers if name not in known]
+    if unknown:
+        raise OptionError(f"{unknown[0]!r} names no weights that go into 8 bits; those that do: {', '.join(known)}")
     found = {0: scored(candidate(()), "int8")}
     low, high = 0, len(layers)
     if found[0] < reference - budget:
@@ -120,9 +123,6 @@ def with_half(model: Graph, names: Iterable[str]) -> Graph:
     """A copy of a model in which just these weights are marked to stay in 16 bits."""
     result = model.copy()
     chosen = set(names)
-    unknown = sorted(chosen - set(result.tensors))
-    if unknown:
-        raise OptionError(f"there are no weights named {unknown[0]!r}")
     for tensor in result.tensors.values():
         tensor.half = tensor.name in chosen
     return result
