@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import homespun as hs
+from homespun.training.trainable import trainable_parameters
 from homespun.zoo.pretrained import translate
 from tests.zoo.made import made_weights
 
@@ -107,3 +108,18 @@ def test_weights_that_do_not_fit_are_refused_whole(change: object, message: str)
     change(weights)  # type: ignore[operator]
     with pytest.raises(hs.ModelError, match=message):
         hs.zoo.mobilenet_v1(width=0.25, image_size=32, weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("densenet121", "blocks.3.layers.14.norm1.weight"),
+        ("shufflenet_v1", "stages.2.2.compress.conv.weight"),
+        ("shufflenet_v2", "blocks.14.branch2.first.conv.weight"),
+        ("mobilenet_v2", "blocks.15.expand.conv.weight"),
+    ],
+)
+def test_the_last_two_blocks_are_known_by_their_names(name: str, first: str) -> None:
+    graph = getattr(hs.zoo, name)(width=0.25, image_size=32)
+    names = list(graph.parameters())
+    assert trainable_parameters(graph, "last:2") == names[names.index(first) :]

@@ -57,10 +57,11 @@ def head_parameters(model: Graph) -> list[str]:
 
 
 def last_blocks(model: Graph, count: str) -> list[str]:
-    """Parameters of the last `count` blocks ("blocks.3.", "layers.3.", in their names) and of all that comes after."""
+    """Parameters of the last `count` blocks ("blocks.3.", "layers.3.", "blocks.2.layers.3.", "stages.2.3." in their
+    names) and of all that comes after."""
     names = list(model.parameters())
-    numbers = [re.match(r"(?:.*\.)?(?:blocks|layers?)\.(\d+)\.", name) for name in names]
-    blocks = sorted({int(m.group(1)) for m in numbers if m})
+    found = [re.match(r"((?:.*\.)?(?:(?:blocks|layers?)\.\d+|stages\.\d+(?:\.\d+)?))\.", name) for name in names]
+    blocks = list(dict.fromkeys(m.group(1) for m in found if m))
     if not blocks:
         raise OptionError(
             f"last:{count}: no parameter is named as part of a block; names are like {', '.join(names[-3:])}"
@@ -68,5 +69,4 @@ def last_blocks(model: Graph, count: str) -> list[str]:
     if not count.isdecimal() or not 1 <= int(count) <= len(blocks):
         raise OptionError(f"last:{count}: the model has {len(blocks)} blocks; write last:1 to last:{len(blocks)}")
     first = blocks[-int(count)]
-    start = next(i for i, m in enumerate(numbers) if m and int(m.group(1)) == first)
-    return names[start:]
+    return names[next(i for i, m in enumerate(found) if m and m.group(1) == first) :]
