@@ -220,3 +220,22 @@ def test_on_a_phone(evening: Evening, open_page: OpenPage) -> None:
     chinese = open_page(f"{evening.address}/photos/{evening.number('cat-1')}", locale="zh-CN", **PHONE)
     expect(chinese.locator(".verdict", has_text="猫")).to_be_visible()
     evening.picture(chinese, "phone-zh")
+
+
+def test_what_the_album_has_learnt(evening: Evening, open_page: OpenPage) -> None:
+    """Questions are answered truly; then the page tells how it went, in both languages."""
+    album = evening.album
+    if album.learnt().answers < 10:
+        for doubt in album.doubts(12):
+            true = TRUE_TOPICS.get(doubt.photo.name.split("-")[0].removesuffix(".jpg"), [])
+            album.answer_doubt(doubt.photo.id, doubt.topic, "yes" if doubt.topic in true else "no")
+    page = open_page(f"{evening.address}/learnt", **TV)
+    expect(page.locator("h1")).to_have_text("What I have learnt")
+    learnt = album.learnt()
+    expect(page.locator("svg .dot-of-line")).to_have_count(len(learnt.curve))
+    assert learnt.answers >= 10 and len(learnt.curve) >= 2
+    expect(page.get_by_role("button", name="Take back").first).to_be_visible()
+    evening.picture(page, "learnt")
+    chinese = open_page(f"{evening.address}/learnt", locale="zh-CN", **PHONE)
+    expect(chinese.locator("h1")).to_have_text("我学到了什么")
+    evening.picture(chinese, "learnt-zh")
