@@ -6,6 +6,7 @@ PHOTOS ?=
 DATA ?= ../shared/data
 FINE_TUNING ?=
 COMPRESSION ?=
+REFINING_SEEDS ?= 1
 PORT ?= 8642
 VENV := .venv
 BIN := $(VENV)/bin
@@ -70,6 +71,7 @@ evaluate: $(VENV)/.album build/pretrained/.installed
 	$(BIN)/python -m pip install --quiet "matplotlib>=3.9"
 	$(BIN)/homespun album evaluate --known "$(DATA)/topics" --split-by "$(DATA)/topics/index.csv" \
 	  --shots 1,2,5,10,20 --seeds 5 --out evaluation
+	$(BIN)/python benchmarks/refining.py --data "$(DATA)/topics" --out evaluation/refining --seeds $(REFINING_SEEDS)
 	$(if $(wildcard build/peers/.installed),build/peers,$(VENV))/bin/python benchmarks/fine_tuning.py \
 	  --data "$(DATA)/topics" --weights build/pretrained --out evaluation/fine-tuning $(FINE_TUNING)
 	$(BIN)/python benchmarks/compression.py --data "$(DATA)/topics" --weights build/pretrained \

@@ -172,6 +172,10 @@ Written by `tools/train_builtin_topics.py`; don't edit it by hand.
 their coordinates; the projection that makes coordinates of features; and the calibration of confidence. No photo, and
 nothing that a photo can be made from again, is in it. Features: backbone `{version}`.
 
+`builtin_exemplars.safetensors` holds maps of 20 of these photos for each topic, for [refining](refining.md): 7 x 7
+cells of what the network makes of a photo before its last block, in 4 bits. It is no picture; how much of one could be
+guessed from it was not measured.
+
 ## What they were made from
 
 {len(chosen)} photos in public repositories, gathered for development only:
