@@ -39,7 +39,9 @@ _STYLE = Style(activation="silu")
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
+    """How much wider and deeper than B0 a network is, and what it is trained with."""
+
     width: float
     depth: float
     image_size: int
@@ -48,11 +50,11 @@ class _Scale:
 
 #: Section 5.2 and the authors' release.
 _SCALES = {
-    "efficientnet_b0": _Scale(1.0, 1.0, 224, 0.2),
-    "efficientnet_b1": _Scale(1.0, 1.1, 240, 0.2),
-    "efficientnet_b2": _Scale(1.1, 1.2, 260, 0.3),
-    "efficientnet_b3": _Scale(1.2, 1.4, 300, 0.3),
-    "efficientnet_b4": _Scale(1.4, 1.8, 380, 0.4),
+    "efficientnet_b0": Scale(1.0, 1.0, 224, 0.2),
+    "efficientnet_b1": Scale(1.0, 1.1, 240, 0.2),
+    "efficientnet_b2": Scale(1.1, 1.2, 260, 0.3),
+    "efficientnet_b3": Scale(1.2, 1.4, 300, 0.3),
+    "efficientnet_b4": Scale(1.4, 1.8, 380, 0.4),
 }
 
 

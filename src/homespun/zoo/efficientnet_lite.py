@@ -8,10 +8,9 @@ not scaled. Pads as TensorFlow does, batch norm eps 1e-3.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from homespun.graph import Graph
-from homespun.zoo.efficientnet import STAGES
+from homespun.zoo.efficientnet import STAGES, Scale
 from homespun.zoo.layers import ImageSize, Style, begin, classify, conv_norm, divisible, inverted_residual
 from homespun.zoo.pretrained import Renames, Weights, load_weights
 
@@ -34,20 +33,12 @@ RENAMES: Renames = (
 )
 
 
-@dataclass(frozen=True)
-class _Scale:
-    width: float
-    depth: float
-    image_size: int
-    dropout: float
-
-
 _SCALES = {
-    "efficientnet_lite0": _Scale(1.0, 1.0, 224, 0.2),
-    "efficientnet_lite1": _Scale(1.0, 1.1, 240, 0.2),
-    "efficientnet_lite2": _Scale(1.1, 1.2, 260, 0.3),
-    "efficientnet_lite3": _Scale(1.2, 1.4, 280, 0.3),
-    "efficientnet_lite4": _Scale(1.4, 1.8, 300, 0.3),
+    "efficientnet_lite0": Scale(1.0, 1.0, 224, 0.2),
+    "efficientnet_lite1": Scale(1.0, 1.1, 240, 0.2),
+    "efficientnet_lite2": Scale(1.1, 1.2, 260, 0.3),
+    "efficientnet_lite3": Scale(1.2, 1.4, 280, 0.3),
+    "efficientnet_lite4": Scale(1.4, 1.8, 300, 0.3),
 }
 
 
