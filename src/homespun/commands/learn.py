@@ -130,7 +130,7 @@ def _told(refinement: Refinement) -> list[str]:
         "outdated": "The network stays as it was: too much of what people said has changed since the run began",
         "rolled back": "The refined network was in use, and was taken back",
     }[refinement.outcome]
-    why = "" if refinement.outcome == "outdated" else f": {WHY[refinement.reason]}"
+    why = f": {WHY[refinement.reason]}" if refinement.outcome in ("adopted", "kept") else ""
     lines = [
         f"{kept}{why}.",
         f"Of {plural(refinement.photos, 'photo')} that it had not trained on, {refinement.before:.1%} came out right "
