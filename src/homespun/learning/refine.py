@@ -24,7 +24,7 @@ from homespun.graph import Graph
 from homespun.learning.exemplars import Exemplars, folds
 from homespun.learning.head import TopicStatistics, builtin_directions
 from homespun.learning.replay import TEMPERATURE, RefinementLoss, Rows, scores, scoring_head, softmax, targets
-from homespun.learning.significance import Comparison, compare
+from homespun.learning.significance import Comparison, at_least, compare
 from homespun.learning.space import Floats
 from homespun.learning.standstill import Standstill, Stopped
 from homespun.learning.storage import replace_file
@@ -43,8 +43,8 @@ BUDGET = "128MB"
 """Of a trainer; what the process has beside it (Python, maps of labelled photos) stays below as much again."""
 CHANCE = 0.05
 """A challenger must be better by more than luck explains at this rate."""
-BUILTIN_LOSS = 0.005
-"""Share of the built-in topics' exemplars that may be lost net of gains."""
+BUILTIN_LOSS = 0.01
+"""Share of the built-in topics' exemplars that may be lost net of gains, if luck explains the loss."""
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 
 Booleans = npt.NDArray[np.bool_]
@@ -261,7 +261,8 @@ class Refiner:
         elif ours.chance >= CHANCE:
             reason = "by chance"
         else:
-            reason = "forgets" if lost > BUILTIN_LOSS else "better"
+            worse = at_least(theirs.lost, theirs.lost + theirs.gained) < CHANCE
+            reason = "forgets" if worse or lost > BUILTIN_LOSS else "better"
         topics = {
             topic: (int(mine.sum()), float(family[0, mine].mean()), float(family[1, mine].mean()))
             for topic, mine in zip(self._task.topics, self._task.positive.T, strict=True)
