@@ -67,6 +67,9 @@ def test_skipping_undoing_and_putting_back_are_no_tests(album):
 def test_a_topic_that_was_new_is_no_test(album):
     album.add_topic("Brown", album.colours["brown"][:2])
     assert album.learnt().answers == 0
+    # Nor is what it then believes of photos that it was shown.
+    album.correct(album.colours["brown"][:1], negative=["brown"])
+    assert album.learnt().answers == 0
 
 
 def test_what_was_learnt_survives_a_restart(album):

@@ -27,6 +27,8 @@ from homespun.album.model import (
     Place,
     Problem,
     Reason,
+    Refinement,
+    RefiningStatus,
     Status,
     Stretch,
     Topic,
@@ -65,6 +67,39 @@ class FakeRefining:
 
     def __init__(self) -> None:
         self.made_way = 0
+        self.on = True
+        self.last: Refinement | None = Refinement(
+            id=1,
+            began_at="2024-05-01T02:00:00+00:00",
+            ended_at="2024-05-01T02:20:00+00:00",
+            outcome="adopted",
+            reason="better",
+            photos=80,
+            before=0.7,
+            after=0.8,
+            gained=9,
+            lost=1,
+            chance=0.01,
+            builtin_before=0.9,
+            builtin_after=0.91,
+            topics=[],
+            seconds=1200.0,
+            cpu_seconds=2000.0,
+            peak_bytes=200_000_000,
+            current=True,
+        )
+
+    def status(self) -> RefiningStatus:
+        current = self.last is not None and self.last.current
+        return RefiningStatus(self.on, False, False, False, "", 0.0, 12, 40, current, self.last)
+
+    def set_automatic(self, on: bool) -> None:
+        self.on = on
+
+    def rollback(self) -> Refinement:
+        assert self.last is not None
+        self.last = replace(self.last, outcome="rolled back", current=False)
+        return self.last
 
     def make_way(self) -> None:
         self.made_way += 1

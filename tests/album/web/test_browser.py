@@ -6,9 +6,11 @@ Script errors and blocked contents fail every test here (conftest.py).
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import cast
 
 import pytest
+from fastapi.testclient import TestClient
 from playwright.sync_api import Page, expect
 
 from homespun.album.web.indexing import Indexing
@@ -396,6 +398,42 @@ def test_the_bar_and_the_page_of_what_was_learnt_fit_every_width(
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         cut = "[...document.querySelectorAll('.tabs a span')].filter(n => n.scrollWidth > n.offsetWidth + 1).length"
         assert page.evaluate(cut) == 0
+
+
+def test_the_last_refinement_is_shown_switched_and_taken_back(
+    open_page: OpenPage, address: str, album: FakeAlbum
+) -> None:
+    page = open_page(f"{address}/learnt")
+    part = page.locator("#refining")
+    expect(part).to_contain_text("Before: 70% right")
+    expect(part).to_contain_text("After: 80% right")
+    switch = part.get_by_role("switch")
+    expect(switch).to_have_attribute("aria-checked", "true")
+    switch.focus()
+    press(page, "Enter")
+    expect(switch).to_have_attribute("aria-checked", "false")
+    expect(switch).to_be_focused()
+    assert not album.refining.on
+    press(page, "Enter")
+    expect(switch).to_have_attribute("aria-checked", "true")
+    part.get_by_role("button", name="Go back to the network before").click()
+    expect(part).to_contain_text("You went back to the network before.")
+    expect(part.get_by_role("button")).to_have_count(0)
+
+
+@pytest.mark.parametrize("outcome", ["adopted", "kept", "outdated", "rolled back"])
+@pytest.mark.parametrize("reason", ["better", "by chance", "not better", "forgets"])
+def test_every_end_of_a_refinement_has_words(client: TestClient, album: FakeAlbum, outcome: str, reason: str) -> None:
+    assert album.refining.last is not None
+    album.refining.last = replace(album.refining.last, outcome=outcome, reason=reason)
+    for language in ("en", "zh"):
+        assert client.get("/learnt", headers={"accept-language": language}).status_code == 200
+
+
+def test_before_the_first_refinement_the_page_says_what_is_needed(client: TestClient, album: FakeAlbum) -> None:
+    album.refining.last = None
+    text = client.get("/learnt").text
+    assert "You have spoken of 12 photos; I begin at 40." in text and "Before:" not in text
 
 
 def test_a_refusal_is_told(open_page: OpenPage, address: str, album: FakeAlbum) -> None:

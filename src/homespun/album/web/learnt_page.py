@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from homespun.album.model import Learnt, TopicKnowledge
+from homespun.album.model import Learnt, RefiningStatus, TopicKnowledge
 from homespun.album.web import curve
 from homespun.album.web.presentation import Presenter, in_steps, topic_path
 
@@ -25,6 +25,41 @@ def learnt_context(present: Presenter, learnt: Learnt) -> dict[str, Any]:
         "known": [_known(present, known) for known in learnt.topics if known.topic.photos],
         "unseen": t("list.comma").join(unseen),
     }
+
+
+def refining_context(present: Presenter, status: RefiningStatus) -> dict[str, Any]:
+    """What learnt.html needs of how refining stands: the last one with its before and after, and the switch."""
+    t, last = present.t, status.last
+    sentences = []
+    if status.running:
+        sentences.append(t("refining.running"))
+    elif status.interrupted:
+        sentences.append(t("refining.interrupted"))
+    if last is None and not status.running:
+        few = status.labelled < status.needed
+        sentences.append(
+            t("refining.needed", labelled=status.labelled, needed=status.needed) if few else t("refining.never")
+        )
+    shown: dict[str, Any] = {
+        "automatic": status.automatic,
+        "current": last is not None and last.current,
+        "sentences": sentences,
+        "bars": [],
+    }
+    if last is None:
+        return shown
+    outcome = [present.moment(last.ended_at), t(f"refining.outcome.{last.outcome.replace(' ', '_')}")]
+    if last.outcome != "outdated":
+        outcome.append(t(f"refining.reason.{last.reason.replace(' ', '_')}"))
+    sentences.append(" ".join(outcome))
+    before, after = t.share(last.builtin_before), t.share(last.builtin_after)
+    shown["bars"] = [
+        {"text": t("refining.before", share=t.share(last.before)), "share": in_steps(last.before)},
+        {"text": t("refining.after", share=t.share(last.after)), "share": in_steps(last.after)},
+    ]
+    builtin = t("refining.builtin", before=before, after=after)
+    shown["facts"] = " · ".join((t("refining.held_out", n=last.photos), builtin))
+    return shown
 
 
 def _curve(present: Presenter, learnt: Learnt) -> Mapping[str, Any]:

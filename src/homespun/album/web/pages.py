@@ -18,7 +18,7 @@ from homespun.album.model import Order, Photo, Topic
 from homespun.album.search import UNSORTED
 from homespun.album.web.api import Identifier, Key, existing_topic
 from homespun.album.web.language import Language, Speech
-from homespun.album.web.learnt_page import learnt_context
+from homespun.album.web.learnt_page import learnt_context, refining_context
 from homespun.album.web.presentation import Presenter, thumbnail_url, topic_path
 from homespun.album.web.query import PAGE_SIZE, OffsetFromUrl, PhotoQuery, QueryFromUrl
 from homespun.album.web.rendering import Renderer
@@ -273,6 +273,7 @@ def pages_router(
             changes.append({**present.change(change, names, pictures), "moves": moves})
         explained = any(move["example"] for change in changes for move in change["moves"])
         shown = learnt_context(present, album.learnt())
+        shown["refining"] = refining_context(present, album.refining.status())
         return render(request, t, "learnt.html", here="learnt", changes=changes, explained=explained, **shown)
 
     @router.get("/problems")
