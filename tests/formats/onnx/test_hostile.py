@@ -27,6 +27,7 @@ def whole() -> bytes:
 
 
 WHOLE = whole()
+ENCODERS = [p.read_bytes() for p in sorted((Path(__file__).parents[1] / "goldens" / "onnx").glob("*.onnx"))]
 
 
 def refused_or_read(path: Path) -> bool:
@@ -48,6 +49,20 @@ def refused_or_read(path: Path) -> bool:
 def test_truncated(tmp_path: Path, length: int) -> None:
     path = tmp_path / "net.onnx"
     path.write_bytes(WHOLE[:length])
+    refused_or_read(path)
+
+
+@BOUNDED
+@given(
+    st.sampled_from(ENCODERS),
+    st.lists(st.tuples(st.floats(0, 0.9999), st.integers(0, 255)), min_size=1, max_size=8),
+)
+def test_bytes_of_an_encoder_changed(tmp_path: Path, whole: bytes, changes: list[tuple[float, int]]) -> None:
+    raw = bytearray(whole)
+    for at, value in changes:
+        raw[int(at * len(raw))] = value
+    path = tmp_path / "net.onnx"
+    path.write_bytes(raw)
     refused_or_read(path)
 
 

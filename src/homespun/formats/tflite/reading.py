@@ -86,8 +86,9 @@ class TensorTable:
             dense = np.zeros(math.prod(shape), raw.dtype)
             dense[places] = raw
             raw = dense
-        array = self._dequantised(i, raw.reshape(shape))
-        return array.astype(np.float32) if array.dtype.kind == "f" else array
+        with np.errstate(all="ignore"):  # scales of a damaged file; who reads a weight looks whether it is finite
+            array = self._dequantised(i, raw.reshape(shape))
+            return array.astype(np.float32) if array.dtype.kind == "f" else array
 
     def _dequantised(self, i: int, array: Array) -> Array:
         scales, zeros, axis = self.scales(i)
