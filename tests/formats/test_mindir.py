@@ -9,8 +9,10 @@ import onnxruntime
 import pytest
 
 import homespun as hs
+from homespun.formats.mindir.schema import MODEL
 from tests.command_line import runner
 from tests.formats.mindspore import compare, extract, inputs_of, names
+from tests.formats.wire import decode, encode
 
 NETWORKS = {"lenet": "lenet", "mobilenet_v2": "mobilenet_v2", "mobilenet_v2_free": "mobilenet_v2"}
 NETWORKS |= {"transformer": "transformer", "functions": "transformer", "twice": "twice", "split_graph": "lenet"}
@@ -87,6 +89,37 @@ def test_the_batch_norm_of_a_network_for_training_has_its_statistics(files: Path
     norm = next(n for n in graph.nodes if n.op == "batch_norm")
     assert norm.attributes["momentum"] == pytest.approx(0.1)  # of the new batch: MindSpore's 0.9, of the old
     assert [n.attributes["rate"] for n in graph.nodes if n.op == "dropout"] == [pytest.approx(0.2)]
+
+
+#: What was an attribute in older versions of MindSpore, and is an operand today: from which on, and its names.
+ONCE_ATTRIBUTES = {
+    "BatchNorm": (5, ("is_training", "epsilon", "momentum", "format")),
+    "MatMul": (2, ("transpose_a", "transpose_b")),
+    "BiasAdd": (2, ("format",)),
+    "ReduceMean": (2, ("keep_dims",)),
+}
+
+
+@pytest.mark.parametrize("name", ["lenet", "mobilenet_v2"])
+def test_operators_with_the_attributes_of_older_versions_are_read(name: str, files: Path, tmp_path: Path) -> None:
+    model = decode((files / f"{name}.mindir").read_bytes(), MODEL)
+    primitives = {p["name"]: p for p in model.pop("primitives")}
+    graph = model["graph"]
+    constants = {n["output"][0]: n["attribute"][0] for n in graph["node"] if n["op_type"] == "Constant"}
+    moved = 0
+    for node in graph["node"]:
+        primitive = primitives.get(node["op_type"].removeprefix("REF::"), {"op_type": node["op_type"]})
+        node["op_type"] = primitive["op_type"]
+        node.setdefault("attribute", []).extend(primitive.get("attribute", []))
+        first, settings = ONCE_ATTRIBUTES.get(node["op_type"], (99, ()))
+        for constant, setting in zip(node.get("input", [])[first:], settings, strict=False):
+            node["attribute"].append({**constants[constant], "name": setting})
+            moved += 1
+        node["input"] = node.get("input", [])[:first]
+    assert moved > 5
+    path = tmp_path / "net.mindir"
+    path.write_bytes(encode(MODEL, model))
+    compare(name, hs.load(path))
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------------------

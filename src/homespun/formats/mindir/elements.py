@@ -101,7 +101,7 @@ def square(t: Translation, op: Operation) -> Value:
 def softmax(t: Translation, op: Operation) -> Value:
     """`Softmax` and `LogSoftmax` along one axis."""
     log = op.kind.startswith("Log")
-    axes = op.numbers(1, "axis" if log or "axis" in op.attributes else "dim", (-1,))
+    axes = op.numbers(1, "axis", (-1,))
     if len(axes) != 1:
         raise Unsupported(f"it is over the axes {list(axes)}; one can be read")
     return t.emit("LogSoftmax" if log else "Softmax", [op.ref().name], axis=axes[0])
@@ -146,7 +146,7 @@ def dropout(t: Translation, op: Operation) -> Value:
 def reduce(t: Translation, op: Operation) -> Value:
     """`ReduceMean`, `ReduceSum`, `ReduceMax` and their likes: (x, axes, keep axes)."""
     axes = op.numbers(1, "axis", ())
-    keeps = op.setting(2, "keep_dims" if "keep_dims" in op.attributes else "keepdim", False)
+    keeps = op.setting(2, "keep_dims", False)
     return t.emit(_REDUCE[op.kind], [op.ref().name], axes=list(axes), keepdims=int(keeps))
 
 

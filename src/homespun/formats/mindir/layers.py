@@ -13,10 +13,13 @@ from homespun.formats.mindir.translation import Translation
 _PAD_MODES = {0: "pad", 1: "same", 2: "valid"}
 
 
-def _last_two(op: Operation, i: int, name: str, default: tuple[int, ...] = (1,)) -> list[int]:
-    """A setting for height and width: one number for both, or the last two of (N, C, H, W) or (D, H, W)."""
-    found = op.numbers(i, name, default)
-    if len(found) > 2 and any(n != 1 for n in found[:-2]):
+def _last_two(op: Operation, i: int, name: str, neutral: int = 1) -> list[int]:
+    """A setting for height and width: one number for both, or the last two of (N, C, H, W) or (D, H, W).
+
+    `neutral` is what does nothing, which it must be for other axes, and is where nothing is said.
+    """
+    found = op.numbers(i, name, (neutral,))
+    if not found or any(n != neutral for n in found[:-2]):
         raise Unsupported(f"its {name} is {list(found)}; images, with two axes, can be read")
     return [found[0], found[0]] if len(found) == 1 else list(found[-2:])
 
@@ -63,7 +66,7 @@ def conv_ext(t: Translation, op: Operation) -> Value:
             raise Unsupported(f"its padding is {given!r} with a stride")
         padding: dict[str, Any] = {} if given == "valid" else {"auto_pad": "SAME_UPPER"}
     else:
-        high, wide = _last_two(op, 4, "padding", (0,))
+        high, wide = _last_two(op, 4, "padding", neutral=0)
         padding = {"pads": [high, wide, high, wide]}
     return t.emit(
         "Conv",
@@ -220,7 +223,7 @@ def pool_as_3d(t: Translation, op: Operation) -> Value:
     x = t.emit("Squeeze", [op.ref().name], axes=[2])
     more: dict[str, Any] = {}
     if largest:
-        high, wide = _last_two(op, -1, "pads", (0,)) if op.numbers(-1, "pads", (0,))[0] else op.numbers(-1, "pads")[1:]
+        high, wide = _last_two(op, -1, "pads", neutral=0)
         more = {"pads": [high, wide, high, wide], "dilations": _last_two(op, -1, "dilation")}
     else:
         more = _padding(op)
@@ -241,7 +244,7 @@ def pool_as_3d(t: Translation, op: Operation) -> Value:
 
 def pool_ext(t: Translation, op: Operation) -> Value:
     """`MaxPoolWithMask` and `AvgPool2D` of `mindspore.mint`: (x, kernel, stride, padding, ...)."""
-    high, wide = _last_two(op, 3, "padding", (0,))
+    high, wide = _last_two(op, 3, "padding", neutral=0)
     both = {"strides": _last_two(op, 2, "stride"), "pads": [high, wide, high, wide]}
     kernel = _last_two(op, 1, "kernel_size")
     if op.kind == "MaxPoolWithMask":
