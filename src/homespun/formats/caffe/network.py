@@ -37,6 +37,8 @@ _OLDEST_SETTINGS = {
     "lrn": ("lrn_param", ("local_size", "alpha", "beta", "k")),
     "concat": ("concat_param", ("concat_dim",)),
 }
+#: Types whose other settings say nothing of the network: where data are, and padding, which another layer takes over.
+_SETTINGS_ELSEWHERE = ("Data", "ImageData", "HDF5Data", "WindowData", "Padding")
 _RENAMED = {"biasterm": "bias_term", "kernelsize": "kernel_size", "concat_dim": "axis"}
 #: Fields of a layer that say how to train it, where to compute it, or what only its own version knows.
 _OF_NO_MATTER = (
@@ -167,12 +169,9 @@ def _from_oldest(outer: Message) -> Layer:
     layer = Layer(now, _OLDEST_TYPES.get(old_kind, regular))
     layer.padding = inner.fields.get("pad", [])
     inner.ignore("name", "type", *names, *_OF_NO_MATTER)
-    if layer.kind not in _DATA and (unknown := inner.unread()):
+    if layer.kind not in _SETTINGS_ELSEWHERE and (unknown := inner.unread()):
         now.fields[unknown[0]] = [Word("unknown")]
     return layer
-
-
-_DATA = ("Data", "ImageData", "HDF5Data", "WindowData", "Padding")
 
 
 def _without_padding(layers: list[Layer]) -> list[Layer]:

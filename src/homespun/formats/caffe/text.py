@@ -35,7 +35,6 @@ class Word(str):
     """A value without quotes: the name of an enumeration's entry, `true`, `false`."""
 
 
-Value = "Word | str | int | float | Message"
 _Kind = TypeVar("_Kind")
 
 
