@@ -6,7 +6,7 @@ MobileNetV2 and EfficientNet-Lite0, pretrained, with a head trained on 32 topics
 `fine_tuning.py`. Each row of the table is measured in a process of its own and leaves its model and its figures in
 `--out`, so that a run that was cut off goes on where it was; times are taken last, one model after the other. What is
 chosen (ranges, layers in 16 bits, channels) is chosen on the photos to learn from. Exits with 1 if 8 bits lose more
-than they may.
+than they may, beyond what luck with these photos explains.
 """
 
 from __future__ import annotations
@@ -135,11 +135,11 @@ class Row:
         keep.unlink()
         return trainer.model()
 
-    def accuracy(self, model: hs.Graph, weights: str) -> float:
+    def right(self, model: hs.Graph, weights: str) -> np.ndarray:
+        """Which photos of the test the model knows, (N,) bool."""
         predict = hs.Predictor(model, BATCH, weights)
         test = self.photos("test", model)
-        right = [predict(x).argmax(1) == y for x, y in test.evaluation_batches(size=BATCH)]
-        return float(np.concatenate(right).mean())
+        return np.concatenate([predict(x).argmax(1) == y for x, y in test.evaluation_batches(size=BATCH)])
 
 
 #: Name: (what the table says, how it is made, how the file stores weights, how they are multiplied).
@@ -188,6 +188,7 @@ def measure(network: str, name: str, options: argparse.Namespace) -> None:
     exported = Path(f"{path}.exported.hsp")
     hs.save(inference_model(model, stored), exported, weights=stored)
     saved = hs.load(exported)
+    right = row.right(saved, computed)
     write_whole(
         Path(f"{path}.json"),
         json.dumps(
@@ -196,8 +197,9 @@ def measure(network: str, name: str, options: argparse.Namespace) -> None:
                 "row": name,
                 "bytes": exported.stat().st_size,
                 "zipped": len(gzip.compress(exported.read_bytes(), 6)),
-                "accuracy": row.accuracy(saved, computed),
-                "tested": len(row.images["test_y"]),
+                "accuracy": float(right.mean()),
+                "wrong": np.flatnonzero(~right).tolist(),
+                "tested": len(right),
                 "trained": len(row.images["train_y"]),
                 "flops": flops(model),
                 "half": sum(t.half for t in saved.tensors.values()),
@@ -245,17 +247,22 @@ def table(results: list[dict[str, Any]], ms: dict[str, float]) -> str:
 
 
 def verdict(results: list[dict[str, Any]]) -> tuple[list[str], bool]:
-    """Whether 8 bits keep what is promised of them."""
-    first = {r["network"]: r["accuracy"] for r in results if r["row"] == "head"}
+    """Whether 8 bits keep what is promised of them, and whether a loss beyond it can't be luck.
+
+    Of the n photos that only one of both models knows, luck alone makes a difference of sqrt(n) (McNemar 1947).
+    """
+    first = {r["network"]: r for r in results if r["row"] == "head"}
     lines, good = [], True
     for r in results:
-        most = MOST_LOST.get(r["row"])
+        most, base = MOST_LOST.get(r["row"]), first[r["network"]]
         if most is not None:
-            lost = first[r["network"]] - r["accuracy"]
-            kept = lost <= most
-            good &= kept
-            what = f"{NAMES[r['network']]}, {ROWS[r['row']][0]}: loses {100 * lost:.2f} points"
-            lines.append(f"{what} of {100 * most:.1f} that it may: {'kept' if kept else 'FAILED'}")
+            lost = base["accuracy"] - r["accuracy"]
+            luck = len(set(base["wrong"]) ^ set(r["wrong"])) ** 0.5 / r["tested"]
+            sure = lost > most + 2 * luck
+            good &= not sure
+            said = "kept" if lost <= most else "FAILED" if sure else "missed, by no more than luck explains"
+            what = f"{NAMES[r['network']]}, {ROWS[r['row']][0]}: loses {100 * lost:.2f} points +- {100 * luck:.2f}"
+            lines.append(f"{what} of {100 * most:.1f} that it may: {said}")
     return lines, good
 
 
