@@ -147,6 +147,8 @@ def test_doubts(run, indexed):
 def test_doubts_one_by_one(run, indexed, monkeypatch):
     from homespun.commands import corrections
 
+    Image.new("RGB", (64, 50), (200, 80, 30)).save(indexed / "orange.jpg")  # so that one is left to ask about
+    assert run("album", "index").code == 0
     keys = iter("ynu?sq")
     monkeypatch.setattr(corrections.typer, "getchar", lambda: next(keys))
     monkeypatch.setattr(corrections.sys.stdin, "isatty", lambda: True, raising=False)
