@@ -193,3 +193,13 @@ def test_mean_average_precision_of_a_case_worked_out_by_hand() -> None:
     assert metric.result()["mean_average_precision"] == pytest.approx((1 + 2 / 3) / 3 / 2)
     metric.reset()
     assert metric.result()["mean_average_precision"] == 0.0
+
+
+def test_its_head_is_the_last_layer_of_each_scale() -> None:
+    trainer = Trainer(
+        hs.zoo.yolov3_tiny(classes=2, width=0.125, image_size=64), losses.MSE(), optim.SGD(0.1), trainable="head"
+    )
+    assert {name.rsplit(".", 1)[0] for name in trainer.trainable} == {"scales.0.output", "scales.1.output"}
+    auxiliary = hs.zoo.googlenet(classes=2, width=0.25, image_size=64, auxiliary=True)
+    trainer = Trainer(auxiliary, losses.Auxiliary(losses.CrossEntropy()), optim.SGD(0.1), trainable="head")
+    assert trainer.trainable == ("classifier.weight", "classifier.bias")

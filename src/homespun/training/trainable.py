@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from homespun.errors import OptionError
 from homespun.graph import Graph
+from homespun.graph.graph import AUXILIARY_KEY
 
 Trainable = str | Sequence[str] | Callable[[str], bool]
 #: Metadata key under which `splice` notes the prefix of the head's names.
@@ -43,16 +44,27 @@ def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
 
 
 def head_parameters(model: Graph) -> list[str]:
-    """Parameters of the head: what `splice` put there, else those of the last layer that has weights."""
+    """Parameters of the head: what `splice` put there, else those of the last layer with weights before each output
+    (a detector has several), auxiliary ones aside."""
     names = list(model.parameters())
     prefix = model.metadata.get(HEAD_KEY)
     if prefix is not None:
         return [n for n in names if n.startswith(prefix)]
-    parameters = set(names)
+    auxiliary = model.metadata.get(AUXILIARY_KEY, "").split(",")
+    own = {name for output in model.outputs if output not in auxiliary for name in _last_layer(model, output)}
+    return [n for n in names if n in own]
+
+
+def _last_layer(model: Graph, output: str) -> list[str]:
+    """Parameters of the last linear layer or convolution that an output is computed from."""
+    parameters, wanted = model.parameters(), {output}
     for node in reversed(model.nodes):
+        if wanted.isdisjoint(node.outputs):
+            continue
         own = [n for n in node.inputs if n in parameters]
         if own and node.op in ("linear", "conv2d"):
-            return [n for n in names if n in own]
+            return own
+        wanted.update(node.inputs)
     return []
 
 
