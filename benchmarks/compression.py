@@ -293,7 +293,7 @@ def main() -> int:
             if not path.exists() and options.only != "table":
                 began = time.perf_counter()
                 subprocess.run([sys.executable, *sys.argv, "--row", f"{network}/{name}"], check=True)
-                print(f"{network} {name}: {path.read_text()} {time.perf_counter() - began:.0f} s", flush=True)
+                print(f"{network} {name}: made in {time.perf_counter() - began:.0f} s", flush=True)
             results.append(json.loads(path.read_text()))
     if options.only == "models":
         return 0

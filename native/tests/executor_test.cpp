@@ -233,7 +233,7 @@ void bad_programs_are_refused_by_name() {
   CHECK(refused({"fill", {}, {1}, {0}}));
   CHECK(refused({"fill", {{hs::kArena, 0}}, {}, {0}}));
   CHECK(refused({"fill", {{hs::kArena, 0}}, {1}, {}}));
-  CHECK(refused({"fill", {{hs::kArena, 4}}, {1}, {0}}));
+  CHECK(refused({"fill", {{hs::kArena, 3}}, {1}, {0}}));
   CHECK(refused({"fill", {{hs::kArena, 1 << 20}}, {1}, {0}}));
   CHECK(refused({"fill", {{hs::kArena, -64}}, {1}, {0}}));
   CHECK(refused({"fill", {{hs::kExternal + 1, 0}}, {1}, {0}}));
