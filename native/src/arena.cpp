@@ -4,6 +4,9 @@
 
 #include <new>
 
+#if defined(__linux__)
+#include <malloc.h>
+#endif
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -16,6 +19,10 @@ Arena::Arena(size_t bytes) : bytes_(bytes) {
   const size_t page = bytes >= 2 * kHugePage ? kHugePage : 4096;
   mapped_ = (bytes + page - 1) / page * page;
   if (mapped_ == 0) mapped_ = page;
+#if defined(__GLIBC__)
+  // What was freed meanwhile, such as a model's arrays that a trainer has copied, need not stay resident beside it.
+  if (page == kHugePage) malloc_trim(0);
+#endif
   // Aligned to a huge page where the arena is large: fewer misses of the address cache on long walks.
   void* memory = mmap(nullptr, mapped_ + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();

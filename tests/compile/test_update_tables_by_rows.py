@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -110,3 +113,65 @@ def test_a_row_that_is_not_finite_leaves_the_table_alone() -> None:
         trainer.step(x, np.zeros((8, WORDS * 4), np.float32))
     np.testing.assert_array_equal(trainer.parameters()["table"], table)
     assert not any(v.any() for v in trainer.optimizer_state().values())
+
+
+LARGE = 40_000  # words, of 64 channels: 10 MB for each state
+
+
+def resident(states: list[Array]) -> int:
+    """Bytes of these arrays that are in memory: of whose pages somebody has written to."""
+    pages, found = Path("/proc/self/pagemap"), 0
+    size = 4096
+    with pages.open("rb") as file:
+        for state in states:
+            first, last = state.ctypes.data // size, (state.ctypes.data + state.nbytes - 1) // size
+            file.seek(first * 8)
+            entries = np.frombuffer(file.read((last - first + 1) * 8), np.uint64)
+            exclusive = (entries >> np.uint64(56)) & np.uint64(1)  # the page of zeros is everybody's
+            found += int(((entries >> np.uint64(63)) & exclusive).sum()) * size
+    return found
+
+
+def large(optimizer: optim.Optimizer) -> Trainer:
+    build = hs.GraphBuilder("words")
+    x = build.embedding(build.input("ids", (WORDS,), "int32"), "words", LARGE, 64)
+    model = build.build(build.linear(build.op("flatten", x), "classifier", WORDS * 64, 3))
+    return Trainer(model, losses.CrossEntropy(), optimizer, batch=8)
+
+
+def states_of(trainer: Trainer) -> list[Array]:
+    return [v for n, v in trainer.optimizer_state(copy=False).items() if "/words.weight/" in n]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at the system's page tables")
+def test_words_that_never_came_have_states_that_take_no_memory(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    trainer = large(optim.AdamW(1e-3, weight_decay=0.1))
+    for _ in range(3):
+        trainer.step(random.integers(0, LARGE, (8, WORDS)).astype(np.int32), random.integers(0, 3, 8))
+    states = states_of(trainer)
+    most = 2 * 3 * 8 * WORDS * 2 * 4096  # two states, three batches, up to two pages a word
+    assert sum(int(np.abs(s).any(axis=1).sum()) for s in states) > 200
+    assert 0 < resident(states) <= most < sum(s.nbytes for s in states) / 8
+
+    trainer.save_checkpoint(tmp_path / "checkpoint.hsp")
+    restored = Trainer.from_checkpoint(tmp_path / "checkpoint.hsp")
+    again = states_of(restored)
+    for ours, theirs in zip(again, states, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert 0 < resident(again) <= most
+
+    everywhere = large(optim.Adam(1e-3, weight_decay=0.1))  # decay that is part of the gradient moves all rows
+    everywhere.step(np.zeros((8, WORDS), np.int32), random.integers(0, 3, 8))
+    assert all(s.any(axis=1).all() for s in states_of(everywhere))
+
+
+def test_states_go_back_to_zero_where_a_checkpoint_has_zeros() -> None:
+    trainer = trained(optim.AdamW(0.01))
+    before = trainer.optimizer_state()
+    trainer.step(*words(9))
+    trainer.load_optimizer_state({n: np.zeros_like(v) for n, v in before.items()})
+    assert not any(v.any() for v in trainer.optimizer_state().values())
+    trainer.load_optimizer_state(before)
+    for name, value in trainer.optimizer_state().items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)

@@ -17,9 +17,9 @@ from homespun.training import Trainer, callbacks
 from tests.training.small import convolutional, images
 
 
-def make(memory_budget: str | None = None) -> Trainer:
+def make(memory_budget: str | None = None, isa: str | None = None) -> Trainer:
     optimizer = optim.SGD(0.1, momentum=0.9)
-    return Trainer(convolutional(), losses.CrossEntropy(), optimizer, batch=8, memory_budget=memory_budget)
+    return Trainer(convolutional(), losses.CrossEntropy(), optimizer, batch=8, memory_budget=memory_budget, isa=isa)
 
 
 def run(trainer: Trainer, steps: int) -> None:
@@ -140,7 +140,7 @@ def test_a_pause_may_come_while_another_is_being_undone() -> None:
 
 def test_layers_computed_again_one_from_another_are_so_once_more_after_a_pause() -> None:
     """Within this budget a layer's output is computed again from one that is: neither has to be kept."""
-    trainer = make("600 kB")
+    trainer = make("565 kB", isa="portable")  # what kernels pack, and so what fits, differs between instruction sets
     trainer.step(*images())
     compiled = trainer._main_program()
     uses = compiled.lowered.uses

@@ -46,8 +46,13 @@ class GradientRows {
     dy_ = p.gradient;
     first_of_ = p.workspace;
     next_ = first_of_ + round_up(vocabulary, kRows);
-    block_ = reinterpret_cast<float*>(next_ + round_up(d_.rows, kRows)) + context.thread * kRows * d_.channels;
+    const int64_t states = round_up(d_.channels, kRows);
+    block_ = reinterpret_cast<float*>(next_ + round_up(d_.rows, kRows)) +
+             context.thread * (kRows * d_.channels + 2 * states);
+    fresh_[0] = block_ + kRows * d_.channels;
+    fresh_[1] = fresh_[0] + states;
     clear();
+    clear_fresh();
     for (int64_t id = mine_.begin; id < mine_.end; ++id) first_of_[id] = -1;
     const int32_t* ids = p.ids;
     for (int64_t r = d_.rows - 1; r >= 0; --r)
@@ -56,22 +61,28 @@ class GradientRows {
         first_of_[ids[r]] = static_cast<int32_t>(r);
       }
   }
-  // f(gradient, first value, values, whether any has a gradient) for every block of rows, those without a gradient too.
+  // f(gradient, first value, whether it has a gradient) for every row, those without a gradient too.
   template <class F>
-  void over_blocks(F f) {
+  void over_rows(F f) {
     for (int64_t id = mine_.begin; id < mine_.end; id += kRows) {
       const int64_t end = min_of(id + kRows, mine_.end);
       bool used = false;
       for (int64_t i = id; i < end; ++i)
         for (int64_t r = first_of_[i]; r >= 0; r = next_[r], used = true)
           for (int64_t c = 0; c < d_.channels; ++c) block_[(i - id) * d_.channels + c] += dy_[r * d_.channels + c];
-      f(block_, id * d_.channels, (end - id) * d_.channels, used);
+      for (int64_t i = id; i < end; ++i) f(block_ + (i - id) * d_.channels, i * d_.channels, first_of_[i] >= 0);
       if (used) clear();
     }
   }
+  // A row of zeros for each of the two states.
+  float* fresh(int state) const { return fresh_[state]; }
+  void clear_fresh() {
+    __builtin_memset(fresh_[0], 0, static_cast<size_t>(2 * round_up(d_.channels, kRows)) * sizeof(float));
+  }
   static int64_t bytes(const Ints& d, int threads) {
     if (d.rows == 0) return 0;
-    return (round_up(d.count / d.channels, kRows) + round_up(d.rows, kRows) + threads * kRows * d.channels) * 4;
+    const int64_t states = round_up(d.channels, kRows), ids = round_up(d.count / d.channels, kRows);
+    return (ids + round_up(d.rows, kRows) + threads * (kRows * d.channels + 2 * states)) * 4;
   }
 
  private:
@@ -82,7 +93,17 @@ class GradientRows {
   const float* dy_;
   int32_t *first_of_, *next_;
   float* block_;
+  float* fresh_[2];
 };
+
+// Whether a row is zero bit for bit, as all of a state is at first. Reading it takes no memory, since the system shows
+// one page of zeros in place of all that nobody has written to.
+HS_INLINE bool blank(const float* row, int64_t count) {
+  uint32_t bits = 0;
+  for (int64_t i = 0; i < count && bits == 0; i += 64)
+    for (int64_t k = i; k < min_of(i + 64, count); ++k) bits |= __builtin_bit_cast(uint32_t, row[k]);
+  return bits == 0;
+}
 
 template <class F>
 HS_INLINE void over_parameters(const Context& context, F update) {
@@ -95,36 +116,53 @@ HS_INLINE void over_parameters(const Context& context, F update) {
   float *parameter = p.parameter, *first = p.first, *second = p.second;
   const Vec factor = broadcast(control[1]), high = broadcast(f.clip), low = broadcast(-f.clip);
   const Vec rate = broadcast(hyper[0] * f.rate);
-  // Never a second copy of the arithmetic, which the compiler might contract in another way.
-  const auto apply = [&](const float* gradient, int64_t begin, int64_t count) __attribute__((noinline)) {
+  // The build does not let the compiler contract this arithmetic: the same bits with full vectors and with parts.
+  const auto apply = [&](const float* gradient, float* w_at, float* m_at, float* v_at, int64_t count)
+                         __attribute__((noinline)) {
     over_vectors(
         count, HS_EACH {
-          const int64_t at = begin + i;
-          Vec w = Float32::read(parameter + at, lanes);
+          Vec w = Float32::read(w_at + i, lanes);
           Vec g = Float32::read(gradient + i, lanes) * factor;
           g = min_of(high, max_of(low, g));
-          Vec m = first != nullptr ? Float32::read(first + at, lanes) : zero();
-          Vec v = second != nullptr ? Float32::read(second + at, lanes) : zero();
+          Vec m = m_at != nullptr ? Float32::read(m_at + i, lanes) : zero();
+          Vec v = v_at != nullptr ? Float32::read(v_at + i, lanes) : zero();
           update(w, g, m, v, rate);
-          Float32::write(parameter + at, lanes, w);
-          if (first != nullptr) Float32::write(first + at, lanes, m);
-          if (second != nullptr) Float32::write(second + at, lanes, v);
+          Float32::write(w_at + i, lanes, w);
+          if (m_at != nullptr) Float32::write(m_at + i, lanes, m);
+          if (v_at != nullptr) Float32::write(v_at + i, lanes, v);
         });
   };
+  const auto from = [](float* state, int64_t begin) { return state == nullptr ? nullptr : state + begin; };
   if (p.ids.absent()) {
     const Range mine = share(d.count, 64, context.thread, context.threads);
     const float* gradient = static_cast<const float*>(p.gradient) + mine.begin;
     const int64_t count = mine.end - mine.begin;
-    if (accepts(context, looked_at(gradient, count, factor), control)) apply(gradient, mine.begin, count);
+    if (accepts(context, looked_at(gradient, count, factor), control))
+      apply(gradient, parameter + mine.begin, from(first, mine.begin), from(second, mine.begin), count);
     return;
   }
   GradientRows rows(context);
   Vec nought = zero();
-  rows.over_blocks([&](const float* gradient, int64_t, int64_t count, bool used) {
-    if (used) nought += looked_at(gradient, count, factor);
+  rows.over_rows([&](const float* gradient, int64_t, bool used) {
+    if (used) nought += looked_at(gradient, d.channels, factor);
   });
   if (!accepts(context, nought, control)) return;
-  rows.over_blocks([&](const float* gradient, int64_t begin, int64_t count, bool) { apply(gradient, begin, count); });
+  const auto is_blank = [&](const float* state) { return state == nullptr || blank(state, d.channels); };
+  rows.over_rows([&](const float* gradient, int64_t begin, bool used) {
+    float* states[2] = {from(first, begin), from(second, begin)};
+    if (used || !is_blank(states[0]) || !is_blank(states[1])) {
+      apply(gradient, parameter + begin, states[0], states[1], d.channels);
+      return;
+    }
+    // A word that has never come: its states are not written to while they stay zero, and take no memory.
+    float* fresh[2] = {states[0] == nullptr ? nullptr : rows.fresh(0), states[1] == nullptr ? nullptr : rows.fresh(1)};
+    apply(gradient, parameter + begin, fresh[0], fresh[1], d.channels);
+    if (is_blank(fresh[0]) && is_blank(fresh[1])) return;
+    for (int state = 0; state < 2; ++state)
+      if (states[state] != nullptr)
+        __builtin_memcpy(states[state], fresh[state], static_cast<size_t>(d.channels) * sizeof(float));
+    rows.clear_fresh();
+  });
 }
 int64_t update_workspace(const int64_t* ints, int threads) {
   return GradientRows::bytes(*reinterpret_cast<const Ints*>(ints), threads);

@@ -34,8 +34,9 @@ class ModelState:
         self.average = average
         read = self.split.trained.tensors  # a parameter that no output depends on has no gradient and is left alone
         self.updates = {name: self._update(name, optimizer) for name in trainable if name in read}
-        self.store = Store(self._layout())
         graph = self.split.trained
+        tables = {n.inputs[1] for n in graph.nodes if n.op == "embedding"}
+        self.store = Store(self._layout(), [s for n in tables & set(self.updates) for s in self.updates[n].states if s])
         self.store.fill({t.name: t.data for t in graph.with_role("parameter", "state") if t.data is not None})
         for tensor in (*self.whole.tensors.values(), *graph.tensors.values()):
             if tensor.name in self.store:  # or the arrays that were copied would live on, beside the copies
