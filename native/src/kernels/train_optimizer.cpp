@@ -117,8 +117,7 @@ HS_INLINE void over_parameters(const Context& context, F update) {
   const Vec factor = broadcast(control[1]), high = broadcast(f.clip), low = broadcast(-f.clip);
   const Vec rate = broadcast(hyper[0] * f.rate);
   // The build does not let the compiler contract this arithmetic: the same bits with full vectors and with parts.
-  const auto apply = [&](const float* gradient, float* w_at, float* m_at, float* v_at, int64_t count)
-                         __attribute__((noinline)) {
+  const auto apply = [&](const float* gradient, float* w_at, float* m_at, float* v_at, int64_t count) {
     over_vectors(
         count, HS_EACH {
           Vec w = Float32::read(w_at + i, lanes);
