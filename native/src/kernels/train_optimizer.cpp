@@ -117,18 +117,18 @@ HS_INLINE void over_parameters(const Context& context, F update) {
   const Vec factor = broadcast(control[1]), high = broadcast(f.clip), low = broadcast(-f.clip);
   const Vec rate = broadcast(hyper[0] * f.rate);
   // The build does not let the compiler contract this arithmetic: the same bits with full vectors and with parts.
-  const auto apply = [&](const float* gradient, float* w_at, float* m_at, float* v_at, int64_t count) {
+  const auto apply = [&](const float* gs, float* ws, float* ms, float* vs, int64_t n) __attribute__((noinline)) {
     over_vectors(
-        count, HS_EACH {
-          Vec w = Float32::read(w_at + i, lanes);
-          Vec g = Float32::read(gradient + i, lanes) * factor;
+        n, HS_EACH {
+          Vec w = Float32::read(ws + i, lanes);
+          Vec g = Float32::read(gs + i, lanes) * factor;
           g = min_of(high, max_of(low, g));
-          Vec m = m_at != nullptr ? Float32::read(m_at + i, lanes) : zero();
-          Vec v = v_at != nullptr ? Float32::read(v_at + i, lanes) : zero();
+          Vec m = ms != nullptr ? Float32::read(ms + i, lanes) : zero();
+          Vec v = vs != nullptr ? Float32::read(vs + i, lanes) : zero();
           update(w, g, m, v, rate);
-          Float32::write(w_at + i, lanes, w);
-          if (m_at != nullptr) Float32::write(m_at + i, lanes, m);
-          if (v_at != nullptr) Float32::write(v_at + i, lanes, v);
+          Float32::write(ws + i, lanes, w);
+          if (ms != nullptr) Float32::write(ms + i, lanes, m);
+          if (vs != nullptr) Float32::write(vs + i, lanes, v);
         });
   };
   const auto from = [](float* state, int64_t begin) { return state == nullptr ? nullptr : state + begin; };
