@@ -167,7 +167,7 @@ def test_what_a_layer_norm_gives_is_computed_again(precision: str, monkeypatch: 
     from homespun.compile import training
 
     def trained() -> Trainer:
-        model = hs.zoo.tinybert(layers=2, sequence=64, vocabulary=50, size=Size(128, 4, 128), dropout=0.0)
+        model = hs.zoo.tinybert(layers=3, sequence=64, vocabulary=50, size=Size(128, 4, 128), dropout=0.0)
         t = trainer(model, precision=precision, batch=16)
         ids = np.arange(16 * 64).reshape(16, 64).astype(np.int32) % 50
         t.step([ids, np.ones_like(ids), np.zeros_like(ids)], np.arange(16) % 2)
@@ -175,7 +175,7 @@ def test_what_a_layer_norm_gives_is_computed_again(precision: str, monkeypatch: 
 
     again = trained()
     norms = {n for n in saved(again._main_program().lowered) if n.endswith("norm")}
-    assert not norms
+    assert all(n.startswith("layers.2.") for n in norms)  # of the last layer one token is left
     monkeypatch.setattr(training, "worthwhile", lambda found: ())
     kept = trained()
     norms = {n for n in saved(kept._main_program().lowered) if n.endswith("norm")}

@@ -73,7 +73,7 @@ def test_a_classifier_learns_its_samples_by_heart(precision: str) -> None:
     x, y = words(32), np.arange(32) % 2
     trainer = hs.Trainer(model, hs.losses.CrossEntropy(), hs.optim.AdamW(0.01), batch=32, precision=precision)
     losses = [trainer.step(x, y).loss for _ in range(40)]
-    assert losses[-1] < 0.1 < losses[0]
+    assert np.median(losses[-10:]) < 0.1 < losses[0]  # in any one step dropout may take what decides
 
 
 def test_a_masked_language_model_learns_what_is_not_ignored() -> None:

@@ -20,6 +20,7 @@ from homespun.compile.memory import Buffer, aligned
 from homespun.compile.passes.expand_for_training import RunningStatistics, expand_for_training
 from homespun.compile.passes.fuse_training_blocks import fuse_training_blocks
 from homespun.compile.passes.recompute import candidates, recompute, worthwhile
+from homespun.compile.passes.select_rows_early import select_rows_early
 from homespun.compile.passes.store_half import store_half
 from homespun.compile.passes.update_tables_by_rows import update_tables_by_rows
 from homespun.compile.schedule import schedule
@@ -253,7 +254,10 @@ def fused_graph(
         types = {t.name: TensorType(t.shape, t.dtype) for t in graph.with_role("parameter", "state")}
         gradients = _gradient_block(graph, types, trainable)
     else:
-        statistics = expand_for_training(graph, infer(model, batch), set(trainable), RANDOM)
+        types = infer(model, batch)
+        if plan.fuse and select_rows_early(graph, types):
+            types = infer(graph, batch)
+        statistics = expand_for_training(graph, types, set(trainable), RANDOM)
         for name, t in zip(targets, plan.targets, strict=True):
             graph.add_tensor(Tensor(name, "input", t.shape, t.dtype))
         inputs = [*graph.inputs, *targets]

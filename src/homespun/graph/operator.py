@@ -94,8 +94,9 @@ class Operator:
     default is `REQUIRED` must be given. `shape` maps attributes and input types to output types, or raises
     `ShapeError`. `gradient` returns graph nodes; None means that there is none, and `no_gradient` says why. `saves`
     names all that the kernels of the gradient may read ("output" or names of `inputs`; the tests compare): what stays
-    in memory until then. `in_place`: the inputs whose memory output 0 may take. `onnx` is its name there, and `to_onnx`
-    writes it in standard ONNX operators, be they one or many. `channels` says what goes with a channel that is pruned.
+    in memory until then. `in_place`: the inputs whose memory output 0 may take. `rows`: the inputs of which a slice of
+    the output, along any axis but the last, needs only the same slice. `onnx` is its name there, and `to_onnx` writes
+    it in standard ONNX operators, be they one or many. `channels` says what goes with a channel that is pruned.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Operator:
     no_gradient: str = ""
     saves: tuple[str, ...] = ()
     in_place: tuple[int, ...] = ()
+    rows: tuple[str, ...] = ()
     cost: Callable[[Attributes, Sequence[TensorType | None], Sequence[TensorType]], Cost] = lambda a, i, o: Cost(
         sum(t.size for t in o)
     )

@@ -249,6 +249,7 @@ def _unary(name: str) -> Operator:
         gradient=_gradient,
         saves=("output",) if name in FROM_OUTPUT else ("x",),
         in_place=(0,),
+        rows=("x",),
         onnx=_ONNX.get(name, ""),
         to_onnx=_to_onnx,
         channels=each_channel,

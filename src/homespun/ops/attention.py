@@ -146,6 +146,7 @@ ATTENTION = Operator(
     _ATTRIBUTES,
     cost=_cost,
     lower=_lower,
+    rows=("q",),
     onnx="Attention",
     to_onnx=_to_onnx,
 )

@@ -149,6 +149,7 @@ def _binary(name: str) -> Operator:
         gradient=_gradient,
         saves=_SAVES.get(name, ()),
         in_place=(0, 1),
+        rows=("a", "b"),
         onnx=_ONNX[name],
         to_onnx=_to_onnx,
         channels=_channels,

@@ -64,6 +64,7 @@ LAYER_NORM = Operator(
     gradient=_gradient,
     saves=("x", "weight"),
     in_place=(0,),
+    rows=("x",),
     onnx="LayerNormalization",
     to_onnx=_to_onnx,
 )

@@ -64,6 +64,7 @@ LINEAR = Operator(
     shape=_shape,
     cost=_cost,
     lower=_lower,
+    rows=("x", "residual"),
     onnx="Gemm",
     to_onnx=linear_to_onnx,
     channels=weighted,

@@ -125,6 +125,7 @@ IDENTITY = Operator(
     lower=_alias_lower,
     gradient=_reshape_gradient,
     in_place=(0,),
+    rows=("x",),
     onnx="Identity",
     to_onnx=_identity_to_onnx,
     channels=each_channel,
@@ -138,6 +139,7 @@ DROPOUT = Operator(
     cost=_free,
     lower=_alias_lower,
     in_place=(0,),
+    rows=("x",),
     onnx="Dropout",
     to_onnx=_dropout_to_onnx,
     channels=each_channel,
@@ -461,7 +463,12 @@ def _pad_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorTy
 
 def _pad_lower(low: Any, node: Node) -> None:
     a, x, y = low.attributes(node), low.type(node.inputs[0]), low.type(node.outputs[0])
-    low.emit("fill", {"output": node.outputs[0]}, {"count": y.size}, {"value": float(a["value"])})
+    count, value = y.size, float(a["value"])
+    if ITEM_SIZE[y.dtype] != 4:
+        if value:
+            raise ShapeError(f"node {node}: only zeros are filled into {y.dtype}")
+        count = -(-y.nbytes // 4)  # zeros are the same in all types; tensors end at whole words
+    low.emit("fill", {"output": node.outputs[0]}, {"count": count}, {"value": value})
     sx = [math.prod(x.shape[i + 1 :]) for i in range(len(x.shape))]
     sy = [math.prod(y.shape[i + 1 :]) for i in range(len(y.shape))]
     start = sum(b * s for b, s in zip(a["before"], sy, strict=True))

@@ -12,8 +12,9 @@ from homespun.compile.passes.fuse_inverted_residual import fuse_inverted_residua
 from homespun.compile.passes.fuse_residual import fuse_residual
 from homespun.compile.passes.quantize_layers import quantize_layers
 from homespun.compile.passes.round_weights import round_weights
+from homespun.compile.passes.select_rows_early import select_rows_early
 from homespun.compile.ranges import activation_limits
-from homespun.graph import Graph
+from homespun.graph import Graph, infer
 
 __all__ = [
     "drop_inference_identities",
@@ -24,6 +25,7 @@ __all__ = [
     "fuse_residual",
     "quantize_layers",
     "round_weights",
+    "select_rows_early",
 ]
 
 
@@ -34,6 +36,7 @@ def for_inference(graph: Graph, int8: bool = False) -> Graph:
     """
     result = graph.copy()
     result.prune()
+    select_rows_early(result, infer(result))
     drop_inference_identities(result)
     limits = {}
     if int8:

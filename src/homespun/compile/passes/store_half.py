@@ -39,7 +39,7 @@ _HALF = {
 }
 #: Float32 where there are fewer rows than `LEAST_ROWS`.
 _MANY_ROWS = ("train_linear", "train_dropout", "layer_norm", "concat", "split", *_ACTIVATIONS)
-_EITHER = ("flatten", "reshape", "identity")  # the bytes stay as they are
+_EITHER = ("flatten", "reshape", "identity", "slice")  # the bytes stay as they are
 
 
 def store_half(graph: Graph, types: Mapping[str, TensorType], storage: str) -> None:
