@@ -321,6 +321,11 @@ def test_model_commands(run, tmp_path, photos):
         weights = ("--weights", "int8") if target.startswith("small") else ()
         assert run("model", "convert", tmp_path / "net.hsp", tmp_path / target, *weights).code == 0
     assert run("model", "convert", tmp_path / "net.onnx", tmp_path / "back.hsp").code == 0
+    for folder, coded in ((), False), (("--photos", photos), True):
+        assert (
+            run("model", "convert", tmp_path / "net.hsp", tmp_path / "q.onnx", "--weights", "int8", *folder).code == 0
+        )
+        assert (b"QuantizeLinear" in (tmp_path / "q.onnx").read_bytes().replace(b"DequantizeLinear", b"")) == coded
     same = run("model", "check", tmp_path / "net.hsp", tmp_path / "back.hsp", "--photos", photos, "--json").json
     assert same["same"] and {row["inputs"] for row in same["outputs"]} == {"random", "photos"}
     assert same["outputs"][0]["difference"] < 1e-5

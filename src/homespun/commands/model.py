@@ -72,13 +72,30 @@ def convert(
         Path, typer.Argument(help="The file to write: .hsp, .onnx or .safetensors (weights only).", metavar="TARGET")
     ],
     weights: Annotated[Stored, typer.Option(help="How to store weights.")] = Stored.FLOAT32,
+    activations: Annotated[
+        Computed | None,
+        typer.Option(
+            help="For .onnx with weights in int8: whether activations go through 8 bits too. "
+            "By default if --photos says what they range over."
+        ),
+    ] = None,
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of photos like those to come, to measure ranges of activations on.", metavar="FOLDER"
+        ),
+    ] = None,
     architecture: Architecture = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a model in another format, by the target's suffix, its weights in 32, 16 or 8 bits."""
     import homespun as hs
+    from homespun.commands.pictures import CALIBRATION, read_photos
 
-    hs.save(load_model(model, architecture), target, weights=weights.value)
+    graph = load_model(model, architecture)
+    measured = None if photos is None else read_photos(photos, graph, CALIBRATION)
+    stored = activations and activations.value
+    hs.save(graph, target, weights=weights.value, activations=stored, calibrate=measured)
     before, after = model.stat().st_size, target.stat().st_size
     if as_json:
         print_json({"file": str(target), "weights": weights.value, "bytes": after, "bytes_before": before})

@@ -9,13 +9,13 @@ import typer
 
 from homespun.commands.model import Architecture, load_model, random_inputs
 from homespun.commands.output import JsonOption, print_json, print_table, say
+from homespun.commands.pictures import read_photos
 
 if TYPE_CHECKING:
     from homespun import Graph
     from homespun.graph import Array
 
 BATCH = 8
-GOLDEN = 0.6180339887498949
 
 
 def add_to(group: typer.Typer) -> None:
@@ -75,32 +75,6 @@ def _check_inputs(first: Path, a: Graph, second: Path, b: Graph) -> None:
             f"{first} and {second} can't be compared: inputs {kinds[0]} and {kinds[1]}, "
             f"outputs {results[0]} and {results[1]}"
         )
-
-
-def read_photos(folder: Path, graph: Graph, limit: int) -> Array:
-    """Up to `limit` photos from all over a folder, as a model takes them (N, H, W, C)."""
-    import numpy as np
-
-    from homespun import FormatError, OptionError
-    from homespun.data.pictures import picture_files, read_pixels
-    from homespun.data.preprocessing import Preprocessing
-
-    given = {} if "input_mean" in graph.metadata else {"mean": 127.5, "scale": 127.5}
-    preparation = Preprocessing.of(graph, **given)  # type: ignore[arg-type]
-    pictures = []
-    files = picture_files(folder)
-    order = np.argsort(np.arange(len(files)) * GOLDEN % 1.0)  # far apart, whatever the limit
-    for path in (files[i] for i in order):
-        try:
-            pixels = read_pixels(path, preparation.height, preparation.width, preparation.channels)
-        except FormatError:
-            continue  # what can't be read says nothing of the models
-        pictures.append(preparation.apply(pixels))
-        if len(pictures) == limit:
-            break
-    if not pictures:
-        raise OptionError(f"{folder}: there are no photos in it that can be read")
-    return np.stack(pictures)
 
 
 def _compared(kind: str, a: Graph, b: Graph, inputs: list[Array]) -> list[dict[str, Any]]:

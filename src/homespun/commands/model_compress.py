@@ -8,11 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from homespun.commands.model import Architecture, Model, Stored, load_model
-from homespun.commands.model_check import BATCH, read_photos
+from homespun.commands.model_check import BATCH
 from homespun.commands.output import JsonOption, plural, print_json, say
-
-CALIBRATION = 64
-"""Photos that ranges of activations are measured on."""
+from homespun.commands.pictures import CALIBRATION, read_photos
 
 
 def add_to(group: typer.Typer) -> None:
@@ -73,7 +71,7 @@ def compress(
             found = hs.mixed_precision(graph, (pictures, first.argmax(axis=-1)), budget / 100)
             graph = found.model
             facts |= {"agreement_int8": found.int8, "agreement": found.score, "layers_in_16_bits": list(found.half)}
-    hs.save(graph, target, weights=weights.value)
+    hs.save(graph, target, weights=weights.value, activations=_activations(target, weights, photos))
     facts |= {"bytes": target.stat().st_size, "bytes_before": model.stat().st_size}
     if as_json:
         print_json(facts)
@@ -85,3 +83,11 @@ def compress(
     if budget is not None:
         kept = plural(len(facts["layers_in_16_bits"]), "layer")
         say(f"Same first answer as float32 on {facts['agreement']:.1%} of the photos; {kept} in 16 bits")
+
+
+def _activations(target: Path, weights: Stored, photos: Path | None) -> str | None:
+    """How a file that can say so is to store activations: in 8 bits where photos said what they range over."""
+    from homespun.formats import STORES_ACTIVATIONS
+
+    measured = photos is not None and weights is Stored.INT8
+    return "int8" if measured and target.suffix.lower() in STORES_ACTIVATIONS else None

@@ -37,6 +37,8 @@ WRITERS = {
     ".onnx": "homespun.formats.onnx",
     ".safetensors": "homespun.formats.safetensors",
 }
+#: Those that can say how activations are stored, beside weights.
+STORES_ACTIVATIONS = (".onnx",)
 
 
 def load(path: str | Path, **options: Any) -> Graph:
@@ -61,21 +63,39 @@ def load(path: str | Path, **options: Any) -> Graph:
     return cast(Graph, module.load(path, **options))
 
 
-def save(model: Graph, path: str | Path, weights: str = "float32", *, calibrate: Any = None) -> None:
+def save(
+    model: Graph,
+    path: str | Path,
+    weights: str = "float32",
+    *,
+    activations: str | None = None,
+    calibrate: Any = None,
+) -> None:
     """Write a model to a file, by its suffix. `weights`: "float32", "float16" (not for `.onnx`) or "int8"
     (not for `.safetensors`).
 
     `calibrate` are data like those that the model will see: ranges of activations are measured on them and stored, for
-    8-bit predictors to use (see `homespun.calibrate`). The file is written beside, flushed and renamed: `path` is the
-    whole new model or what it was before.
+    8-bit predictors to use (see `homespun.calibrate`). `activations`, "float32" or "int8", is for `.onnx` with 8-bit
+    weights: whether other runtimes are to keep in 8 bits what our 8-bit predictors do; by default if `calibrate` is
+    given. The file is written beside, flushed and renamed: `path` is the whole new model or what it was before.
     """
     path = Path(path)
     module = _module_for(path, WRITERS, "written")
+    suffix = path.suffix.lower()
+    if activations is not None and suffix not in STORES_ACTIVATIONS:
+        raise OptionError(
+            f"activations={activations!r} is for {', '.join(STORES_ACTIVATIONS)}; 8-bit programs of a {suffix} file "
+            "find their own, on the ranges that `calibrate` measures"
+        )
     if calibrate is not None:
         from homespun.runtime import calibrate as measured
 
         model = measured(model, calibrate)
-    module.save(model, path, weights=weights)
+    options = {}
+    if suffix in STORES_ACTIVATIONS:
+        in_8_bits = calibrate is not None and weights == "int8"
+        options["activations"] = activations or ("int8" if in_8_bits else "float32")
+    module.save(model, path, weights=weights, **options)
 
 
 def _module_for(path: Path, table: dict[str, str], done: str) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from homespun.compile.passes import drop_inference_identities, fold_batch_norm, round_weights
 from homespun.compile.ranges import activation_limits, keep_limits
-from homespun.formats import save
+from homespun.formats import STORES_ACTIVATIONS, save
 from homespun.graph import Graph
 from homespun.graph.graph import AUXILIARY_KEY
 from homespun.runtime import calibrate as calibrated
@@ -37,11 +37,19 @@ def inference_model(model: Graph, weights: str = "float32") -> Graph:
 
 
 def export(
-    trainer: Trainer, path: str | Path, weights: str = "float32", *, averaged: bool = False, calibrate: Any = None
+    trainer: Trainer,
+    path: str | Path,
+    weights: str = "float32",
+    *,
+    averaged: bool = False,
+    activations: str | None = None,
+    calibrate: Any = None,
 ) -> None:
-    """Write the model as it is now, for inference. `weights` and `calibrate` as `hs.save` has them: "int8" is four
-    times smaller, and data say what ranges of activations 8-bit predictors should use."""
+    """Write the model as it is now, for inference. `weights`, `activations` and `calibrate` as `hs.save` has them:
+    "int8" is four times smaller, and data say what ranges of activations 8-bit predictors should use."""
     model = trainer.model(averaged=averaged)
     if calibrate is not None:
         model = calibrated(model, calibrate)
-    save(inference_model(model, weights), path, weights=weights)
+        if activations is None and weights == "int8" and Path(path).suffix.lower() in STORES_ACTIVATIONS:
+            activations = "int8"
+    save(inference_model(model, weights), path, weights=weights, activations=activations)

@@ -237,13 +237,12 @@ class Trainer(Stepping):
 
         return load_checkpoint(cls, path, **options)  # type: ignore[no-any-return]
 
-    def export(
-        self, path: str | Path, weights: str = "float32", *, averaged: bool = False, calibrate: Any = None
-    ) -> None:
-        """Write the model for inference: batch norm folded into weights, dropout gone. See `hs.save` for the rest."""
+    def export(self, path: str | Path, weights: str = "float32", *, averaged: bool = False, **options: Any) -> None:
+        """Write the model for inference: batch norm folded into weights, dropout gone. `options`: `activations` and
+        `calibrate`, as `hs.save` has them."""
         from homespun.training.export import export
 
-        export(self, path, weights, averaged=averaged, calibrate=calibrate)
+        export(self, path, weights, averaged=averaged, **options)
 
     def export_step(self, path: str | Path, batch: int | None = None, *, predictor: str | Path = "") -> None:
         """Write the step itself as a plain ONNX graph, which other runtimes train with; see

@@ -36,7 +36,7 @@ _SIGN_PASSES_THROUGH = ("reshape", "flatten", "max_pool", "average_pool", _POOL,
 
 def quantize_layers(graph: Graph, limits: Mapping[str, Array] | None = None) -> bool:
     """Apply the pass in place; True if anything changed. `limits`: see `compile.ranges`."""
-    steps = {name: end / _LARGEST_CODE for name, end in coded_activations(graph, limits or {}).items()}
+    steps = code_steps(graph, limits or {})
     producers = graph.producers()
     changed = False
     for node in graph.nodes:
@@ -49,6 +49,11 @@ def quantize_layers(graph: Graph, limits: Mapping[str, Array] | None = None) -> 
             _quantize_layer(graph, node, steps, non_negative=_is_non_negative(producers, node.inputs[0]))
             changed = True
     return changed
+
+
+def code_steps(graph: Graph, limits: Mapping[str, Array]) -> dict[str, Array]:
+    """What one code is worth in the tensors that are stored as uint8 codes (rule 2): () or (channels,)."""
+    return {name: end / _LARGEST_CODE for name, end in coded_activations(graph, limits).items()}
 
 
 def coded_activations(graph: Graph, limits: Mapping[str, Array]) -> dict[str, Array]:

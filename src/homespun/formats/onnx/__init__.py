@@ -37,15 +37,20 @@ def import_foreign(model: ForeignModel, shapes: Mapping[str, Sequence[int]] | No
     return graph
 
 
-def save(model: Graph, path: Path, weights: str = "float32") -> None:
+def save(model: Graph, path: Path, weights: str = "float32", activations: str = "float32") -> None:
     """Write a network as ONNX. `weights` "int8": codes with a scale for each output channel, dequantised in the file.
+    `activations` "int8", too: those that our 8-bit programs store as codes go through `QuantizeLinear` and
+    `DequantizeLinear` with the same ranges.
 
     Images are (N, C, H, W) there. Raises `ModelError` that lists every node whose operator has no form in ONNX.
     """
+    from homespun.compile.passes import steps_of_activations
     from homespun.compression import quantize_weights
-    from homespun.formats.onnx.exporter import as_model, check_weights, write_file
+    from homespun.formats.onnx.exporter import as_model, check_storage, write_file
     from homespun.graph import check
 
-    check_weights(weights)
+    check_storage(weights, activations)
     check(model)
-    write_file(as_model(model, quantize_weights(model) if weights == "int8" else None), Path(path))
+    codes = quantize_weights(model) if weights == "int8" else None
+    steps = steps_of_activations(model) if activations == "int8" else None
+    write_file(as_model(model, codes, steps=steps), Path(path))

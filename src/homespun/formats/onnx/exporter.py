@@ -41,12 +41,14 @@ def as_model(
     graph: Graph,
     codes: Mapping[str, tuple[Array, Array]] | None = None,
     open_arrays: Collection[str] = (),
+    steps: Mapping[str, Array] | None = None,
 ) -> Any:
     """The network as an ONNX `ModelProto`; images are channels-first unless they came channels-last from ONNX.
 
-    Arrays named in `open_arrays` are inputs too, with what they are now as their default.
+    `codes` and `steps`: see `OnnxWriter`. Arrays named in `open_arrays` are inputs too, with what they are now as their
+    default.
     """
-    write = OnnxWriter(graph, infer(graph, FREE), codes)
+    write = OnnxWriter(graph, infer(graph, FREE), codes, steps)
     signature = Signature(graph.metadata)
     for name in graph.inputs:
         signature.input(write, name, write.type(name))
@@ -122,7 +124,10 @@ def write_file(model: Any, path: Path) -> None:
         partial.write_bytes(model.SerializeToString())
 
 
-def check_weights(weights: str) -> None:
-    """Raise `OptionError` for a way of storing weights that ONNX files don't have here."""
-    if weights not in ("float32", "int8"):
-        raise OptionError(f"weights is {weights!r}; in an .onnx file it can be 'float32' or 'int8'")
+def check_storage(weights: str, activations: str) -> None:
+    """Raise `OptionError` for a way of storing weights or activations that ONNX files don't have here."""
+    for name, value in (("weights", weights), ("activations", activations)):
+        if value not in ("float32", "int8"):
+            raise OptionError(f"{name} is {value!r}; in an .onnx file it can be 'float32' or 'int8'")
+    if activations == "int8" != weights:
+        raise OptionError("activations='int8' needs weights='int8' too: layers multiply codes with codes")

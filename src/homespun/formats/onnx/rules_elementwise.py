@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from homespun.formats.assembly import Unsupported
+from homespun.compile.ranges import keep_limits, upper_bound
+from homespun.formats.assembly import FREE, Unsupported
 from homespun.formats.onnx.conversion import Conversion
 from homespun.formats.onnx.layout import Value, identity
 from homespun.formats.onnx.nodes import ForeignNode
+from homespun.graph import Array
 
 _UNARY = {
     "Relu": "relu",
@@ -172,19 +174,37 @@ def prelu(imp: Conversion, node: ForeignNode) -> None:
 
 
 def quantize(imp: Conversion, node: ForeignNode) -> None:
-    """`QuantizeLinear` of a computed tensor: values stay float32. A range that begins at zero was an activation."""
-    scale = imp.constant(node, 1, "scale")
-    zero = imp.constant(node, 2, "zero point") if node.has(2) else np.zeros((), np.uint8)
-    if scale.size != 1 or zero.dtype not in (np.uint8, np.int8, np.uint16, np.int16):
-        raise Unsupported("activations with a scale for each channel, or of a rare kind of number")
+    """`QuantizeLinear` of a computed tensor: values stay float32. A range that begins at zero was an activation, and
+    its end is kept as that activation's limit, for 8-bit programs."""
+    scale = imp.constant(node, 1, "scale").reshape(-1)
+    zero = imp.constant(node, 2, "zero point").reshape(-1) if node.has(2) else np.zeros(1, np.uint8)
+    value, rank = imp.value(node.inputs[0]), len(imp.shape(node.inputs[0]))
+    if zero.dtype not in (np.uint8, np.int8, np.uint16, np.int16) or node.get("block_size", 0):
+        raise Unsupported(f"numbers of the kind {zero.dtype}, or a scale for each block of them")
+    if scale.size != 1 and scale.size != imp.shape(node.inputs[0])[node.get("axis", 1) % rank]:
+        raise Unsupported(f"{scale.size} scales do not fit its axis")
+    if not np.isfinite(scale).all() or (scale <= 0).any():
+        raise Unsupported("its scale is not a positive number")
     kind = np.iinfo(zero.dtype)
-    value = imp.value(node.inputs[0])
+    if (zero != kind.min).any():
+        imp.values[node.outputs[0]] = value
+        return
     producer = imp.producer(value.name)
-    if int(zero.reshape(-1)[0]) == kind.min and (producer is None or producer.op not in ("relu", "relu6", "sigmoid")):
-        high = float(scale.reshape(-1)[0]) * (kind.max - kind.min)
-        _apply(imp, node, "relu6" if abs(high - 6.0) < 1e-3 else "relu")
+    ends = scale.astype(np.float64) * (kind.max - kind.min)
+    if producer is not None and upper_bound(producer) is not None:
+        imp.values[node.outputs[0]] = value
+        _keep_limit(imp, value, ends, 0 if scale.size == 1 else value.axes.index(node.get("axis", 1) % rank))
+    elif producer is None or producer.op not in ("relu", "sigmoid"):
+        _apply(imp, node, "relu6" if (abs(ends - 6.0) < 1e-3).all() else "relu")
     else:
         imp.values[node.outputs[0]] = value
+
+
+def _keep_limit(imp: Conversion, value: Value, ends: Array, axis: int) -> None:
+    """Note how far an activation reaches: as a whole, or at each index of our last axis."""
+    shape = imp.types[value.name].shape
+    if value.image is None and (ends.size == 1 or axis == len(shape) - 1) and shape[-1] % FREE:
+        keep_limits(imp.graph, {value.name: np.broadcast_to(ends, shape[-1:])})
 
 
 def dequantize(imp: Conversion, node: ForeignNode) -> None:

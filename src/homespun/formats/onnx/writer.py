@@ -27,11 +27,16 @@ class OnnxWriter:
     """Collects nodes. Called as `write("Add", a, b)` it appends one and returns its output's name.
 
     Operands are names in the ONNX graph ("" is absent), numbers (a float32 constant) or arrays. `codes` are 8-bit
-    weights by name, which are written as codes and a `DequantizeLinear`.
+    weights by name, which are written as codes and a `DequantizeLinear`; `steps` what one code is worth in the
+    activations, (channels,) or (), that go through 8 bits.
     """
 
     def __init__(
-        self, graph: Graph, types: Mapping[str, TensorType], codes: Mapping[str, tuple[Array, Array]] | None = None
+        self,
+        graph: Graph,
+        types: Mapping[str, TensorType],
+        codes: Mapping[str, tuple[Array, Array]] | None = None,
+        steps: Mapping[str, Array] | None = None,
     ) -> None:
         import onnx
 
@@ -41,7 +46,7 @@ class OnnxWriter:
         self.initializers: list[Any] = []
         self.shared: dict[Any, Any] = {}  # what rules keep for each other
         self.next: dict[str, str] = {}  # what parameters and states become, by our name
-        self._codes = dict(codes or {})
+        self._codes, self._steps = dict(codes or {}), dict(steps or {})
         self._ours: dict[str, str] = {}
         self._first: dict[str, str] = {}
         self._constants: dict[Any, str] = {}
@@ -138,7 +143,17 @@ class OnnxWriter:
 
     def give(self, name: str, onnx_name: str, first: bool = False) -> None:
         """Say which tensor of the ONNX graph one of ours is, in our order of axes or channels first."""
+        if name in self._steps:
+            axis = 1 if first else len(self.types[name].shape) - 1
+            onnx_name = self._through_8_bits(onnx_name, self._steps[name], axis)
         (self._first if first else self._ours)[name] = onnx_name
+
+    def _through_8_bits(self, x: str, step: Array, axis: int) -> str:
+        """Rounded to uint8 codes and back: each worth `step`, () or one for each index of an axis, from zero on."""
+        scale, zero = np.asarray(step, np.float32), np.zeros(np.shape(step), np.uint8)
+        given = {"axis": axis} if scale.ndim else {}
+        codes = self("QuantizeLinear", x, scale, zero, stem=f"{x}/quantized", **given)
+        return str(self("DequantizeLinear", codes, scale, zero, stem=f"{x}/dequantized", **given))
 
     def update(self, name: str, value: str, control: str) -> None:
         """Say what a parameter or state becomes, unless the step has been found bad."""
