@@ -158,7 +158,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
         hs.save(network(), tmp_path / "net.onnx", activations="int8")
     with pytest.raises(hs.OptionError, match="int4"):
         hs.save(network(), tmp_path / "net.onnx", weights="int8", activations="int4")
-    with pytest.raises(hs.OptionError, match="is for .onnx"):
+    with pytest.raises(hs.OptionError, match=r"is for \.onnx"):
         hs.save(network(), tmp_path / "net.hsp", weights="int8", activations="int8")
     assert not list(tmp_path.iterdir())
 
