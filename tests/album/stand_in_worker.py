@@ -1,7 +1,7 @@
 """Stands in for the process that refines, in tests of the album around it: obeys, and ends as `plan` says.
 
 The file `plan` beside its folder holds one word: "finish" (what `made_refinement` made is the result), "wait" (work for
-ever), "full" (as when the disk is), "die" (as when it is killed).
+ever), "deaf" (the same, and never stand still by itself), "full" (as when the disk is), "die" (as when it is killed).
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
+
+from homespun.album.refining_process import go_on_when_abandoned
 
 
 def main() -> None:
+    go_on_when_abandoned()
     folder = Path(sys.argv[2])
     plan = (folder.parent / "plan").read_text()
     running, over = threading.Event(), threading.Event()
     running.set()
-    threading.Thread(target=obey, args=(running, over), daemon=True).start()
+    threading.Thread(target=obey, args=(running, over, plan == "deaf"), daemon=True).start()
     print(json.dumps({"phase": "training", "share": 0.5}), flush=True)
     if plan == "finish":
         (folder.parent / "made").rename(folder)
@@ -35,15 +37,16 @@ def main() -> None:
         sys.exit(3)
 
 
-def obey(running: threading.Event, over: threading.Event) -> None:
+def obey(running: threading.Event, over: threading.Event, deaf: bool) -> None:
     for line in sys.stdin:
-        began = time.perf_counter()
-        if line.strip() == "pause":
+        word, *number = line.split()
+        if word == "pause" and deaf:
+            continue
+        if word == "pause":
             running.clear()
-            print(json.dumps({"paused": True, "milliseconds": 1000 * (time.perf_counter() - began)}), flush=True)
-        elif line.strip() == "resume":
+            print(json.dumps({"paused": int(number[0])}), flush=True)
+        elif word == "resume":
             running.set()
-            print(json.dumps({"paused": False}), flush=True)
         else:
             break
     over.set()

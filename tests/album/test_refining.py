@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,7 +17,7 @@ from skimage import data as skimage_data
 from starlette.testclient import TestClient
 
 import homespun as hs
-from homespun.album import Album, refining
+from homespun.album import Album, refining, refining_process
 from homespun.album.errors import LibraryBusyError, RefiningError
 from homespun.album.refining_worker import FEATURES, RECORD, RESULT, TASK, TOPICS, read_features
 from homespun.album.vision import ASSETS, BACKBONE, version_of
@@ -22,6 +25,7 @@ from homespun.album.web import create_app
 from homespun.learning.tail import Maps, Tail
 from homespun.learning.task import Foundation, Task
 
+ROOT = Path(__file__).parents[2]
 PHOTOS = ("astronaut.png", "coffee.png", "rocket.jpg", "chelsea.png", "retina.jpg", "color.png")
 
 
@@ -45,7 +49,7 @@ def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """A copy of it, in which six labelled photos are enough and a stand-in does the work."""
     shutil.copytree(prepared / "data", tmp_path / "data")
     monkeypatch.setattr("homespun.learning.task.FEWEST", 1)
-    monkeypatch.setattr(refining, "WORKER", "tests.album.stand_in_worker")
+    monkeypatch.setattr(refining_process, "WORKER", "tests.album.stand_in_worker")
     return tmp_path / "data"
 
 
@@ -209,7 +213,7 @@ def test_too_few_labels_are_named(folder, monkeypatch):
 
 
 def test_asked_for_a_page_the_server_lets_a_run_stand_still(folder, monkeypatch):
-    monkeypatch.setattr(refining, "QUIET_SECONDS", 0.5)
+    monkeypatch.setattr(refining_process, "QUIET_SECONDS", 0.5)
     plan(folder, "wait")
     stop = threading.Event()
     with Album(folder) as album:
@@ -235,6 +239,64 @@ def test_asked_for_a_page_the_server_lets_a_run_stand_still(folder, monkeypatch)
         run.join()
         assert result == [None]
         assert album.refining.status().interrupted
+
+
+@pytest.mark.skipif(not refining_process.CAN_STOP, reason="only Linux wakes a stopped process whose parent dies")
+def test_a_process_that_does_not_stand_still_by_itself_is_stopped_and_goes_on_later(folder, monkeypatch):
+    monkeypatch.setattr(refining_process, "QUIET_SECONDS", 1.0)
+    monkeypatch.setattr(refining_process, "SECONDS_BETWEEN_TURNS", 30.0)
+    plan(folder, "deaf")
+    stop = threading.Event()
+    with Album(folder) as album:
+        run = threading.Thread(target=lambda: album.refining.refine(stop=stop))
+        run.start()
+        until(lambda: album.refining.status().phase == "training")
+        pid = album.refining._worker.pid  # type: ignore[union-attr]
+        assert state(pid) != "T"
+        album.refining.make_way()
+        until(lambda: state(pid) == "T")
+        monkeypatch.setattr(refining_process, "SECONDS_BETWEEN_TURNS", 0.01)
+        stop.set()
+        album.refining.close()
+        run.join()
+        assert album.refining.status().interrupted
+
+
+KEEPER = """
+import sys, threading, time
+from pathlib import Path
+from homespun.album import Album, refining_process
+from homespun.learning import task
+task.FEWEST, refining_process.WORKER = 1, "tests.album.stand_in_worker"
+album = Album(Path(sys.argv[1]))
+threading.Thread(target=album.refining.refine, daemon=True).start()
+while album.refining.status().phase != "training":
+    time.sleep(0.01)
+album.refining.make_way()
+print(album.refining._worker.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not refining_process.CAN_STOP, reason="only Linux wakes a stopped process whose parent dies")
+def test_stopped_it_does_not_outlive_an_album_that_is_killed(folder):
+    plan(folder, "wait")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [sys.executable, "-c", KEEPER, str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as keeper:
+        assert keeper.stdout is not None
+        pid = int(keeper.stdout.readline())
+        until(lambda: state(pid) == "T")
+        keeper.kill()
+    until(lambda: state(pid) in ("", "Z"))
+
+
+def state(pid: int) -> str:
+    """The kernel's letter for what a process does, T where it is stopped; "" for none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return ""
 
 
 def test_the_switch_is_kept(folder):

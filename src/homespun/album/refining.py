@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from homespun.album.errors import AlbumError, LibraryBusyError, LibraryError, RefiningError
 from homespun.album.model import Refinement, RefiningStatus, TopicGain
+from homespun.album.refining_process import OnProgress, RefiningProcess
 from homespun.album.scoring import read_examples
 from homespun.album.sorting import Sorting
 from homespun.album.store import Store, now
@@ -38,9 +35,6 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "refined"
 CURRENT, AUTOMATIC, UNDER_WAY = "refinement", "refining.automatic", "refining.run"
-WORKER = "homespun.album.refining_worker"
-QUIET_SECONDS = 20.0
-"""How long nobody must have looked at the album before a run goes on."""
 NEW_LABELS = 20
 """Photos spoken of since the last run that make another worth while, when it begins by itself."""
 CHANGED = 0.05
@@ -49,8 +43,6 @@ PER_TRANSACTION = 256
 IDLE_SECONDS = 600.0
 """How long nobody must have looked at the album before a run begins by itself."""
 SECONDS_BETWEEN_LOOKS = 30.0
-
-OnProgress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,7 @@ class Refining:
     ) -> None:
         self._store, self._sorting, self._indexing, self._use_embedder = store, sorting, indexing, use_embedder
         self._running = threading.Lock()
-        self._worker: _Worker | None = None
+        self._worker: RefiningProcess | None = None
         self._seen = time.monotonic()
 
     # What there is to tell
@@ -185,7 +177,9 @@ class Refining:
             about = json.loads(run)
             folder = self._store.data_dir / FOLDER / about["folder"]
             champion = current_pair(self._store).folder
-            self._worker = _Worker(self._store.data_dir, folder, champion, on_progress or (lambda phase, share: None))
+            self._worker = RefiningProcess(
+                self._store.data_dir, folder, champion, on_progress or (lambda phase, share: None)
+            )
             try:
                 finished = self._worker.run(stop or threading.Event())
             except RefiningError:
@@ -341,91 +335,6 @@ class Refining:
     def _forget(self, folder: Path) -> None:
         self._store.set_setting(UNDER_WAY, "")
         shutil.rmtree(folder, ignore_errors=True)
-
-
-class _Worker:
-    """The process that refines, and what it says."""
-
-    def __init__(self, data_dir: Path, folder: Path, champion: Path | None, on_progress: OnProgress) -> None:
-        command = [sys.executable, "-m", WORKER, str(data_dir), str(folder)]
-        self._process = subprocess.Popen(
-            command + ([str(champion)] if champion else []),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,  # Ctrl-C is for us, who end it in good order
-        )
-        self._on_progress = on_progress
-        self._said = threading.Lock()
-        self._resume_at: float | None = None
-        self._over = threading.Event()
-        self.phase, self.share = "looking", 0.0
-        self.pause_milliseconds: list[float] = []
-        """How long each pause took to hold."""
-
-    @property
-    def paused(self) -> bool:
-        """Whether it was asked to stand still."""
-        return self._resume_at is not None
-
-    def run(self, stop: threading.Event) -> bool:
-        """Wait for its end; False if it was stopped. Raises `RefiningError`."""
-        threading.Thread(target=self._attend, args=(stop,), daemon=True).start()
-        problem = ""
-        assert self._process.stdout is not None
-        try:
-            for line in self._process.stdout:
-                said = json.loads(line)
-                if "error" in said:
-                    problem = said["error"]
-                elif "phase" in said:
-                    self.phase, self.share = said["phase"], said["share"]
-                    self._on_progress(self.phase, self.share)
-                elif said.get("paused"):
-                    self.pause_milliseconds.append(said["milliseconds"])
-            code = self._process.wait()
-        except BaseException:
-            self.end()
-            raise
-        finally:
-            self._over.set()
-        if code == 3:
-            return False
-        if code != 0:
-            how = "was killed" if code < 0 else "failed (its log is above)"
-            raise RefiningError(problem or f"the process that refines {how}; what it had done is kept: try again")
-        return True
-
-    def make_way(self) -> None:
-        """Ask it to stand still, and to go on once nobody has asked for a while."""
-        with self._said:
-            if self._resume_at is None:
-                self._say("pause")
-            self._resume_at = time.monotonic() + QUIET_SECONDS
-
-    def end(self) -> None:
-        """Ask it to end, and wait until it has."""
-        self._say("stop")
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(10)
-        self._process.kill()
-        self._process.wait()
-
-    def _attend(self, stop: threading.Event) -> None:
-        while not self._over.wait(0.2):
-            if stop.is_set():
-                self._say("stop")
-            with self._said:
-                if self._resume_at is not None and time.monotonic() >= self._resume_at:
-                    self._resume_at = None
-                    self._say("resume")
-
-    def _say(self, word: str) -> None:
-        assert self._process.stdin is not None
-        with suppress(OSError, ValueError):  # it has ended already
-            self._process.stdin.write(word + "\n")
-            self._process.stdin.flush()
 
 
 def _refinement(id_: int, began_at: str, ended_at: str, outcome: str, result: str, current: bool) -> Refinement:

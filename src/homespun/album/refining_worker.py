@@ -1,7 +1,7 @@
 """The process that refines: `python -m homespun.album.refining_worker DATA FOLDER [CHAMPION]`, started by `refining`.
 
 Reads the library and writes nothing but FOLDER: `task` (what was labelled when it began), networks, and at the end
-`backbone.hsp`, `topics.safetensors`, `features` of all photos and `result.json`. It obeys "pause", "resume" and
+`backbone.hsp`, `topics.safetensors`, `features` of all photos and `result.json`. It obeys "pause N", "resume" and
 "stop" on standard input, ends when that ends, and tells what it does in lines of JSON on standard output. It runs at
 the lowest priority, and may be killed at any moment.
 """
@@ -25,6 +25,7 @@ import numpy.typing as npt
 import homespun as hs
 from homespun.album.disk import explain_os_error, write_file
 from homespun.album.imaging import PhotoData
+from homespun.album.refining_process import go_on_when_abandoned
 from homespun.album.scoring import read_examples
 from homespun.album.store import Store
 from homespun.album.topics import read_topics
@@ -45,6 +46,7 @@ MOST = 4000
 
 def main(arguments: list[str]) -> int:
     """Run, and return the exit code: 0 done, 3 stopped, 1 failed (a line on standard output says why)."""
+    go_on_when_abandoned()
     os.nice(19)
     data, folder = Path(arguments[0]), Path(arguments[1])
     champion = Path(arguments[2]) if len(arguments) > 2 else None
@@ -65,13 +67,12 @@ def main(arguments: list[str]) -> int:
 
 def _obey(standstill: Standstill) -> None:
     for line in sys.stdin:
-        began = time.perf_counter()
-        if line.strip() == "pause":
+        word, *number = line.split()
+        if word == "pause":
             standstill.pause()
-            _tell(paused=True, milliseconds=1000 * (time.perf_counter() - began))
-        elif line.strip() == "resume":
+            _tell(paused=int(number[0]))
+        elif word == "resume":
             standstill.resume()
-            _tell(paused=False)
         else:
             break
     standstill.stop()
