@@ -38,19 +38,21 @@ def main() -> None:
 
 
 def obey(running: threading.Event, over: threading.Event, deaf: bool) -> None:
-    for line in sys.stdin:
-        word, *number = line.split()
-        if word == "pause" and deaf:
-            continue
-        if word == "pause":
-            running.clear()
-            print(json.dumps({"paused": int(number[0])}), flush=True)
-        elif word == "resume":
-            running.set()
-        else:
-            break
-    over.set()
-    running.set()
+    try:
+        for line in sys.stdin:
+            word, *number = line.split()
+            if word == "pause" and deaf:
+                continue
+            if word == "pause":
+                running.clear()
+                print(json.dumps({"paused": int(number[0])}), flush=True)
+            elif word == "resume":
+                running.set()
+            else:
+                break
+    finally:
+        over.set()
+        running.set()
 
 
 if __name__ == "__main__":

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from homespun.album.asking_again import held_out
 from homespun.album.knowledge import SHORTEST_STRETCH, Trial, curve
+from homespun.album.learnt import Example
 from homespun.album.model import Reason
+from homespun.learning import TopicLearner
 from tests.album.small_library import Picture, add, add_colours, in_topic, open_album
 
 
@@ -90,6 +94,42 @@ def test_a_topic_of_few_photos_asks_for_more_of_them_first(album):
     assert (known.need, known.needed, known.examples) == ("photos", 3, 2)
     album.correct(album.colours["brown"][2:3], positive=["brown"])
     assert {known.topic.key: known.needed for known in album.learnt().topics}["brown"] == 2
+
+
+# Asked again
+
+
+def test_what_was_learnt_since_shows_on_photos_that_were_wrong_once(album):
+    """The first brown photo was a surprise; told of the others, the album would know it, and not from itself."""
+    pink = album.colours["pink"]
+    album.correct(pink[:1], positive=["red"])
+    learnt = album.learnt()
+    assert (learnt.answers, learnt.right) == (1, 0)
+    assert (learnt.asked_again, learnt.right_again) == (1, 0)  # it is all that it knows of pink
+    album.correct(pink[1:3], positive=["red"])
+    learnt = album.learnt()
+    assert (learnt.asked_again, learnt.right_again) == (3, 3)
+    assert learnt.right < 3
+
+
+def test_a_photo_is_asked_again_by_who_knows_nothing_of_its_part():
+    examples = {str(n): Example((("left", "right")[n % 2],), ()) for n in range(8)}
+    features = {key: np.roll([1.0, 0, 0, 0], 2 * (int(key) % 2)).astype(np.float16) for key in examples}
+    learner = TopicLearner(4)
+    whole = held_out(learner, examples, features, {key: int(key) // 2 for key in examples})
+    order = learner.topics
+    assert all(whole[key][order.index(example.positive[0])] for key, example in examples.items())
+    assert learner.keys == set(examples)
+    # With all of the left in one part, nobody knows what is left when that is asked.
+    parts = {key: int(key) % 2 for key in examples}
+    alone = held_out(learner, examples, features, parts)
+    assert not any(alone[key][order.index(example.positive[0])] for key, example in examples.items())
+
+
+def test_photos_that_can_not_be_asked_again_are_left_out_of_both(album):
+    trials = [Trial(n, "2024", right=n % 2 == 0, again=None if n < 5 else True) for n in range(10)]
+    stretches = curve(trials)
+    assert sum(stretch.asked_again for stretch in stretches) == sum(stretch.right_again for stretch in stretches) == 5
 
 
 def test_hidden_topics_are_not_spoken_of(album):

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from homespun.album import corrections, doubts, export, knowledge, topics
 from homespun.album import search as searching
+from homespun.album.asking_again import Beliefs, ask_again
 from homespun.album.corrections import Label
 from homespun.album.doubts import Question
 from homespun.album.errors import LibraryBusyError, LibraryError, PhotoError, SearchError, TopicError
@@ -40,7 +41,7 @@ from homespun.album.model import (
     Topic,
 )
 from homespun.album.pictures import Pictures
-from homespun.album.refining import SHIPPED, Refining, current_pair
+from homespun.album.refining import SHIPPED, Refining, current_pair, shipped_version
 from homespun.album.search import UNSORTED
 from homespun.album.sorting import Sorting
 from homespun.album.standing import Ids, Standing
@@ -98,6 +99,7 @@ class Album:
         self._indexing = threading.Lock()
         self.refining = Refining(self._store, self._sorting, self._indexing, self._use_embedder)
         """Refining the network itself on what this family said: status, history, refine, rollback, set_automatic."""
+        self._again: tuple[Standing | None, Beliefs] = (None, {})
         self._questions: tuple[Standing | None, int, list[Question]] = (None, 0, [])
 
     @property
@@ -438,7 +440,23 @@ class Album:
         """How often the album was right before people spoke, how well it knows each topic, and what would help most."""
         with self._sorted() as (standing, connection):
             waiting = Counter(question.topic for question in self._asked(connection, standing, QUESTIONS_COUNTED))
-            return knowledge.read_learnt(connection, standing, waiting)
+            return knowledge.read_learnt(connection, standing, waiting, self._asked_again(connection, standing))
+
+    def _asked_again(self, connection: sqlite3.Connection, standing: Standing) -> Beliefs:
+        """What would be believed today of photos that people spoke of, had nobody told it.
+
+        A refined network was trained on most of them: of those the network that ships is asked, with all else learnt.
+        """
+        if self._again[0] is not standing:
+            backbone = self._store.setting("backbone") or ""
+            photos = self._sorting.board().photos
+            beliefs = ask_again(connection, standing, backbone, self._sorting.new_learner, photos)
+            if known := self.refining.trained_on():
+                beliefs = {cell: belief for cell, belief in beliefs.items() if cell[0] not in known}
+                shipped = ask_again(connection, standing, shipped_version(), SHIPPED.learner, None)
+                beliefs |= {cell: belief for cell, belief in shipped.items() if cell[0] in known}
+            self._again = (standing, beliefs)
+        return self._again[1]
 
     # Doubts
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
 
+from homespun.album.asking_again import Beliefs
 from homespun.album.model import Learnt, Need, Stretch, TopicKnowledge
 from homespun.album.standing import Standing
 
@@ -26,16 +27,23 @@ MOST_ANSWERS = 10
 
 
 class Trial(NamedTuple):
-    """A photo of which a person said something after the album had a belief: was it right in all of it?"""
+    """A photo of which a person said something after the album had a belief: was it right in all of it?
+
+    `again`: would it be today, had nobody told it? None where that can't be asked.
+    """
 
     change_id: int
     made_at: str
     right: bool
+    again: bool | None = None
 
 
-def read_learnt(connection: sqlite3.Connection, standing: Standing, questions: dict[str, int]) -> Learnt:
-    """What the album has learnt; `questions` counts the questions that wait about a topic, by its key."""
-    tests = read_tests(connection)
+def read_learnt(
+    connection: sqlite3.Connection, standing: Standing, questions: Mapping[str, int], beliefs: Beliefs
+) -> Learnt:
+    """What the album has learnt; `questions` counts the questions that wait about a topic, by its key, and `beliefs`
+    are what it would say of photos that people spoke of had nobody told it."""
+    tests = read_tests(connection, beliefs)
     topics = read_topics(connection, standing, questions)
     return Learnt(
         answers=len(tests),
@@ -44,6 +52,8 @@ def read_learnt(connection: sqlite3.Connection, standing: Standing, questions: d
         labels=int(np.count_nonzero(standing.said)),
         topics=topics,
         helpful=[known.topic.key for known in sorted(topics, key=_gain, reverse=True) if _gain(known) > 0],
+        asked_again=sum(test.again is not None for test in tests),
+        right_again=sum(test.again is True for test in tests),
     )
 
 
@@ -58,13 +68,19 @@ _TESTED = """
 """
 
 
-def read_tests(connection: sqlite3.Connection) -> list[Trial]:
+def read_tests(connection: sqlite3.Connection, beliefs: Beliefs) -> list[Trial]:
     """One test for each photo and change, oldest first; what was undone, or said of a photo before, is none."""
     query = f"""
-        SELECT change_id, made_at, min((believed > 0.5) = (value > 0)) FROM ({_TESTED})
-        GROUP BY change_id, photo_id ORDER BY change_id, photo_id
+        SELECT change_id, photo_id, made_at, topic_id, believed > 0.5, value > 0 FROM ({_TESTED})
+        ORDER BY change_id, photo_id
     """
-    return [Trial(change_id, made_at, bool(right)) for change_id, made_at, right in connection.execute(query)]
+    tests = []
+    for (change_id, photo_id), rows in groupby(connection.execute(query), key=lambda row: (row[0], row[1])):
+        said = list(rows)
+        now = [beliefs.get((photo_id, topic_id)) for _, _, _, topic_id, _, _ in said]
+        again = None if None in now else now == [bool(value) for *_, value in said]
+        tests.append(Trial(change_id, said[0][2], all(believed == value for *_, believed, value in said), again))
+    return tests
 
 
 def curve(tests: Sequence[Trial]) -> list[Stretch]:
@@ -80,12 +96,16 @@ def curve(tests: Sequence[Trial]) -> list[Stretch]:
             last=tests[stop - 1].made_at,
             answers=stop - start,
             right=sum(test.right for test in tests[start:stop]),
+            asked_again=sum(test.again is not None for test in tests[start:stop]),
+            right_again=sum(test.again is True for test in tests[start:stop]),
         )
         for start, stop in pairwise(bounds)
     ]
 
 
-def read_topics(connection: sqlite3.Connection, standing: Standing, questions: dict[str, int]) -> list[TopicKnowledge]:
+def read_topics(
+    connection: sqlite3.Connection, standing: Standing, questions: Mapping[str, int]
+) -> list[TopicKnowledge]:
     """How well each shown topic is known, best first; last those of which that can't be said, fullest first."""
     query = f"SELECT topic_id, count(*), sum((believed > 0.5) = (value > 0)) FROM ({_TESTED}) GROUP BY topic_id"
     tested = {topic_id: (int(count), int(right)) for topic_id, count, right in connection.execute(query)}

@@ -153,12 +153,17 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A run of photos that a person spoke of, between two moments, and of how many the album had believed the same."""
+    """A run of photos that a person spoke of, between two moments, and of how many the album had believed the same.
+
+    Of those, `asked_again` can be asked once more, each as if nobody had spoken of it; of so many it is `right_again`.
+    """
 
     first: str
     last: str
     answers: int
     right: int
+    asked_again: int = 0
+    right_again: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +193,9 @@ class Learnt:
     """What the album has learnt from its family.
 
     Each photo that a person spoke of tests what the album believed just before: of `answers` it was `right`, and
-    `curve` tells that over time, oldest first. `labels` is all that people said that holds. `topics` are the shown
-    ones, best known first, and `helpful` the keys of those that help would do most for, most first.
+    `curve` tells that over time, oldest first. Asked once more today, each as if nobody had spoken of it or of others
+    of its day, `right_again` of `asked_again` are right. `labels` is all that people said that holds. `topics` are the
+    shown ones, best known first, and `helpful` the keys of those that help would do most for, most first.
     """
 
     answers: int
@@ -198,6 +204,8 @@ class Learnt:
     curve: list[Stretch]
     topics: list[TopicKnowledge]
     helpful: list[str]
+    asked_again: int = 0
+    right_again: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,13 @@ class Pair:
 SHIPPED = Pair(None)
 
 
+def shipped_version() -> str:
+    """The version of the features that the backbone makes that ships."""
+    from homespun.album.vision import ASSETS, BACKBONE, version_of
+
+    return version_of(ASSETS / BACKBONE)
+
+
 def current_pair(store: Store) -> Pair:
     """The pair that a library uses now."""
     number = store.setting(CURRENT)
@@ -127,6 +134,15 @@ class Refining:
             _refinement(number, began, ended, outcome, result, str(number) == current)
             for number, began, ended, outcome, result in rows
         ]
+
+    def trained_on(self) -> set[int]:
+        """Photos that people had spoken of when the network in use was trained: it can't be asked about them fairly."""
+        with self._store.reader() as connection:
+            query = """
+                SELECT DISTINCT photo_id FROM change_label JOIN change ON change.id = change_label.change_id
+                WHERE made_at <= (SELECT began_at FROM refinement WHERE id = ?)
+            """
+            return {row[0] for row in connection.execute(query, (self._store.setting(CURRENT) or 0,))}
 
     @property
     def automatic(self) -> bool:

@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
     threading.Thread(target=_obey, args=(standstill,), daemon=True).start()
     try:
         _Work(data, folder, champion, standstill).run()
-    except Stopped:
+    except (Stopped, BrokenPipeError):  # or nobody listens any more
         return 3
     except OSError as error:
         _tell(error=str(explain_os_error(error, folder / RESULT)), kind="LibraryError")
@@ -66,16 +66,20 @@ def main(arguments: list[str]) -> int:
 
 
 def _obey(standstill: Standstill) -> None:
-    for line in sys.stdin:
-        word, *number = line.split()
-        if word == "pause":
-            standstill.pause()
-            _tell(paused=int(number[0]))
-        elif word == "resume":
-            standstill.resume()
-        else:
-            break
-    standstill.stop()
+    try:
+        for line in sys.stdin:
+            word, *number = line.split()
+            if word == "pause":
+                standstill.pause()
+                _tell(paused=int(number[0]))
+            elif word == "resume":
+                standstill.resume()
+            else:
+                break
+    except BrokenPipeError:
+        pass  # the album is gone
+    finally:
+        standstill.stop()
 
 
 def _tell(**what: Any) -> None:

@@ -71,6 +71,10 @@ class Sorting:
             self._numbers = numbers
         return numbers[1]
 
+    def new_learner(self) -> TopicLearner:
+        """The learner that the current backbone's features go with, told nothing yet."""
+        return self._new_learner()
+
     def use_backbone(self, version: str) -> None:
         """Features of this backbone count from now on; photos keep their topics until they have them."""
         with self._changing:

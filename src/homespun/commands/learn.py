@@ -39,6 +39,10 @@ def status(data: DataOption, as_json: JsonOption = False) -> None:
     if learnt.answers:
         share = learnt.right / learnt.answers
         say(f"Right before it was told: {learnt.right:,} of {plural(learnt.answers, 'photo')} ({share:.0%})")
+    if learnt.asked_again:
+        share = learnt.right_again / learnt.asked_again
+        again = f"{learnt.right_again:,} of {plural(learnt.asked_again, 'photo')} ({share:.0%})"
+        say(f"Right today, each asked as if it had not been told of it: {again}")
     _say_curve(learnt)
     _say_helps(learnt)
     say()
@@ -161,7 +165,8 @@ def _say_refining(status: RefiningStatus) -> None:
 def _say_curve(learnt: Learnt) -> None:
     for stretch in learnt.curve:
         share = stretch.right / stretch.answers
-        say(f"  {stretch.first[:10]} to {stretch.last[:10]}  {stretch.right} of {stretch.answers}  {share:.0%}")
+        again = f"  today {stretch.right_again / stretch.asked_again:.0%}" if stretch.asked_again else ""
+        say(f"  {stretch.first[:10]} to {stretch.last[:10]}  {stretch.right} of {stretch.answers}  {share:.0%}{again}")
 
 
 def _say_helps(learnt: Learnt) -> None:

@@ -119,12 +119,12 @@ def too_few(count: int) -> str:
     )
 
 
-def divide(contents: Sequence[str], events: Sequence[str]) -> npt.NDArray[np.intp]:
-    """The fold (N,) that each photo is held out in.
+def divide(contents: Sequence[str], events: Sequence[str], count: int = FOLDS) -> npt.NDArray[np.intp]:
+    """The fold (N,), of `count`, that each photo is held out in.
 
     Photos of one event (a day, say) are held out together, since they are much alike; where there are fewer events than
     `FEWEST_GROUPS`, each photo for itself. What decides is a hash, so that a photo's fold stays what it is in later
     runs: no network that it is asked to judge has ever seen it.
     """
     by = events if len(set(events)) >= FEWEST_GROUPS else contents
-    return np.array([int(sha256(key.encode()).hexdigest(), 16) % FOLDS for key in by], np.intp)
+    return np.array([int(sha256(key.encode()).hexdigest(), 16) % count for key in by], np.intp)

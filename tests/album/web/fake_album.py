@@ -215,8 +215,9 @@ class FakeAlbum:
             TopicKnowledge(topic, 0.9 if topic.photos else None, 0.1 * topic.photos, 2, 4, 3, 1, "photos", 3)
             for topic in self.topics()
         ]
-        curve = [Stretch("2024-05-01T12:00:00+00:00", "2024-05-02T12:00:00+00:00", 5, right) for right in (2, 3, 5)]
-        return Learnt(answers=15, right=10, labels=21, curve=curve, topics=known, helpful=["cats"])
+        days = "2024-05-01T12:00:00+00:00", "2024-05-02T12:00:00+00:00"
+        curve = [Stretch(*days, 5, right, 5, again) for right, again in ((2, 4), (3, 4), (5, 5))]
+        return Learnt(15, 10, 21, curve, topics=known, helpful=["cats"], asked_again=15, right_again=13)
 
     def roots(self) -> list[Path]:
         return [Path("/pictures")]

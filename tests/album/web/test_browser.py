@@ -381,6 +381,10 @@ def test_what_was_learnt_is_shown_and_taken_back(open_page: OpenPage, address: s
     expect(page.locator("svg.curve .dot-of-line")).to_have_count(3)
     heights = [float(dot.get_attribute("cy") or 0) for dot in page.locator("svg.curve .dot-of-line").all()]
     assert heights == sorted(heights, reverse=True)  # 2, 3, 5 of 5 right: it climbs
+    now = [float(dot.get_attribute("cy") or 0) for dot in page.locator("svg.curve .dot-again").all()]
+    assert [one <= other for one, other in zip(now, heights, strict=True)] == [True] * 3 and now[0] < heights[0]
+    expect(page.locator(".legend li")).to_have_count(2)
+    expect(page.locator("#main")).to_contain_text("as if you had never told me of them, I have 13 of 15 right: 87%.")
     assert page.evaluate("document.activeElement.getAttribute('href')") == "/doubts?topic=cats"
     expect(page.locator(".moves .moved-photo")).to_have_attribute("aria-label", re.compile("now Space, because"))
     page.get_by_role("button", name="Take back").click()

@@ -64,7 +64,10 @@ def refining_context(present: Presenter, status: RefiningStatus) -> dict[str, An
 
 def _curve(present: Presenter, learnt: Learnt) -> Mapping[str, Any]:
     t = present.t
-    shares = [stretch.right / stretch.answers for stretch in learnt.curve]
+    shares, weights = [stretch.right / stretch.answers for stretch in learnt.curve], [s.answers for s in learnt.curve]
+    again = [s.right_again / s.asked_again for s in learnt.curve if s.asked_again]
+    if len(again) < len(shares):
+        again = []  # a line has no gaps
     sentences = []
     if learnt.answers:
         share = t.share(learnt.right / learnt.answers)
@@ -72,17 +75,25 @@ def _curve(present: Presenter, learnt: Learnt) -> Mapping[str, Any]:
     if len(shares) > 1:
         last = t.share(shares[-1])
         sentences.append(t("learnt.summary_last", answers=learnt.curve[-1].answers, share=last))
+    if learnt.asked_again:
+        share = t.share(learnt.right_again / learnt.asked_again)
+        asked = {"asked": learnt.asked_again, "right": learnt.right_again, "share": share}
+        sentences.append(t("learnt.summary_again", **asked))
     if not shares:
         sentences.append(t("learnt.summary_few"))
+    spoken = [t("learnt.curve_spoken", shares=t("list.comma").join(map(t.share, shares)))]
+    if again:
+        spoken.append(t("learnt.curve_spoken_again", shares=t("list.comma").join(map(t.share, again))))
     return {
         "summary": " ".join(sentences),
-        "spoken": t("learnt.curve_spoken", shares=t("list.comma").join(map(t.share, shares))),
+        "spoken": " ".join(spoken),
         "width": curve.WIDTH,
         "height": curve.HEIGHT,
         "left": curve.LEFT,
         "end": curve.WIDTH - curve.RIGHT,
         "marks": curve.marks(),
-        "dots": curve.dots(shares, [stretch.answers for stretch in learnt.curve]),
+        "dots": curve.dots(shares, weights),
+        "dots_again": curve.dots(again, weights[: len(again)]),
         "first": present.day(learnt.curve[0].first) if shares else "",
         "last": present.day(learnt.curve[-1].last) if shares else "",
     }
