@@ -2,6 +2,7 @@
 
     pip install -r benchmarks/requirements-peers.txt
     python benchmarks/encoder_step.py [--batches 8] [--precisions float32,mixed] [--dropouts 0,0.1] [--json FILE]
+    python benchmarks/encoder_step.py --all-words    # after a pass over the vocabulary: all states are in memory
     python benchmarks/encoder_step.py --kernels    # time of each kernel and its share of peak, without a peer
 
 Engines take turns, each in a process of its own. PyTorch runs as its users would run it fastest here: scaled
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +25,38 @@ from turns import Step, serve, take_turns
 TOKENS, WORDS, CLASSES, RATE, DECAY = 128, 30522, 2, 1e-4, 0.01
 
 
-def samples(batch: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """(ids, mask, types), labels. The last quarter of every other sample is padding."""
+def samples(batch: int, first_word: int | None = None) -> tuple[list[np.ndarray], np.ndarray]:
+    """(ids, mask, types), labels. The last quarter of every other sample is padding. Words are drawn by chance, or
+    follow one another from `first_word`."""
     random = np.random.default_rng(0)
     ids = random.integers(0, WORDS, (batch, TOKENS)).astype(np.int32)
+    if first_word is not None:
+        ids = np.minimum(first_word + np.arange(ids.size, dtype=np.int32).reshape(ids.shape), WORDS - 1)
     mask = np.ones((batch, TOKENS), np.int32)
     mask[1::2, TOKENS * 3 // 4 :] = 0
     return [ids, mask, np.zeros_like(ids)], random.integers(0, CLASSES, batch)
 
 
-def trainer_of(precision: str, batch: int, threads: int, dropout: float) -> Any:
+def trainer_of(precision: str, batch: int, threads: int, dropout: float, budget: str = "") -> Any:
     import homespun as hs
 
     model = hs.zoo.tinybert(classes=CLASSES, dropout=dropout)
     optimizer = hs.optim.AdamW(RATE, weight_decay=DECAY)
-    return hs.Trainer(model, hs.losses.CrossEntropy(), optimizer, batch=batch, precision=precision, threads=threads)
+    options = {"batch": batch, "precision": precision, "threads": threads, "memory_budget": budget or None}
+    return hs.Trainer(model, hs.losses.CrossEntropy(), optimizer, **options)
 
 
-def homespun(precision: str, batch: int, threads: int, dropout: float) -> Step:
-    trainer = trainer_of(precision, batch, threads, dropout)
-    x, y = samples(batch)
+def batches(batch: int, all_words: bool) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+    """What is trained on: a pass over all words, if asked for, and then one batch of samples."""
+    for first in range(0, WORDS, batch * TOKENS) if all_words else ():
+        yield samples(batch, first)
+    yield samples(batch)
+
+
+def homespun(precision: str, batch: int, threads: int, dropout: float, all_words: bool, budget: str) -> Step:
+    trainer = trainer_of(precision, batch, threads, dropout, budget)
+    for x, y in batches(batch, all_words):
+        trainer.step(x, y)
     return lambda: trainer.step(x, y)
 
 
@@ -88,28 +102,29 @@ def torch_network(dropout: float) -> Any:
     return Network().train()
 
 
-def pytorch(precision: str, batch: int, threads: int, dropout: float) -> Step:
+def pytorch(precision: str, batch: int, threads: int, dropout: float, all_words: bool, _: str) -> Step:
     import torch
 
     torch.set_num_threads(threads)
     network = torch_network(dropout)
-    x, y = samples(batch)
-    inputs, labels = [torch.from_numpy(a).long() for a in x], torch.from_numpy(y)
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY, fused=True)
 
-    def step() -> None:
+    def step(inputs: list[torch.Tensor], labels: torch.Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "mixed"):
             loss = torch.nn.functional.cross_entropy(network(*inputs), labels)
         loss.backward()
         optimizer.step()
 
-    return step
+    for x, y in batches(batch, all_words):
+        inputs, labels = [torch.from_numpy(a).long() for a in x], torch.from_numpy(y)
+        step(inputs, labels)
+    return lambda: step(inputs, labels)
 
 
 ENGINES = {"homespun": homespun, "pytorch": pytorch}
 IMPORTS = {"homespun": "homespun", "pytorch": "torch"}
-Settings = tuple[str, int, int, float]  # precision, batch, threads, dropout
+Settings = tuple[str, int, int, float, int, str]  # ..., whether all words come first, memory budget
 
 
 def compare(settings: Settings, turns: int) -> dict[str, float]:
@@ -130,7 +145,7 @@ def print_kernels(settings: Settings) -> None:
     from homespun.graph.operator import attributes, operator
     from training_kernels import profiled
 
-    compiled, times = profiled(trainer_of(*settings), *samples(settings[1]), 12)
+    compiled, times = profiled(trainer_of(*settings[:4], settings[5]), *samples(settings[1]), 12)
     nodes, types = {n.name: n for n in compiled.graph.nodes}, compiled.lowered.types
     totals: dict[str, list[float]] = {}
     for call, name, ms in zip(compiled.lowered.instructions, compiled.lowered.nodes, times, strict=True):
@@ -155,17 +170,20 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--kernels", action="store_true")
-    parser.add_argument("--serve", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--all-words", action="store_true")
+    parser.add_argument("--memory-budget", default="", help="of Homespun's step, such as 201MB")
+    parser.add_argument("--serve", nargs=7, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        engine, precision, batch, threads, dropout = options.serve
-        serve(IMPORTS[engine], lambda: ENGINES[engine](precision, int(batch), int(threads), float(dropout)))
+        engine, precision, batch, threads, dropout, words, budget = options.serve
+        told = (precision, int(batch), int(threads), float(dropout), bool(int(words)), budget)
+        serve(IMPORTS[engine], lambda: ENGINES[engine](*told))
         return
     rows = []
     for dropout in map(float, options.dropouts.split(",")):
         for precision in options.precisions.split(","):
             for batch in map(int, options.batches.split(",")):
-                settings = (precision, batch, options.threads, dropout)
+                settings = (precision, batch, options.threads, dropout, int(options.all_words), options.memory_budget)
                 if options.kernels:
                     print(f"-- {precision}, batch {batch}, dropout {dropout}")
                     print_kernels(settings)

@@ -10,6 +10,7 @@ import pytest
 from homespun import BudgetError, OptionError, losses, optim, zoo
 from homespun.training import Trainer
 from homespun.training.budget import as_bytes
+from homespun.zoo.tinybert import Size
 from tests.training.small import convolutional, images, perceptron, rows
 
 
@@ -39,6 +40,20 @@ def test_recomputing_gives_the_same_gradients_bit_for_bit(share: float) -> None:
     for _ in range(2):
         plenty.step(x, y)
         tight.step(x, y)
+    for name, value in plenty.parameters().items():
+        np.testing.assert_array_equal(value, tight.parameters()[name], err_msg=name)
+
+
+def test_queries_keys_and_values_are_computed_again_within_a_budget() -> None:
+    model = zoo.tinybert(layers=3, sequence=64, vocabulary=50, size=Size(128, 4, 128), dropout=0.1)
+    plenty = make(None, model)
+    tight = make(int(0.78 * taken(plenty)), model)
+    again = {o for n in tight._main_program().graph.nodes for o in n.outputs if o.endswith("/again")}
+    assert {f"layers.0.{part}/again" for part in ("query", "key", "value")} <= again
+    ids = np.arange(8 * 64).reshape(8, 64).astype(np.int32) % 50
+    for _ in range(2):
+        for trainer in (plenty, tight):
+            trainer.step([ids, np.ones_like(ids), np.zeros_like(ids)], np.arange(8) % 2)
     for name, value in plenty.parameters().items():
         np.testing.assert_array_equal(value, tight.parameters()[name], err_msg=name)
 

@@ -16,7 +16,14 @@ from homespun.graph import Graph, Node, Tensor, TensorType
 from homespun.ops.training_convolution import X
 
 LAYERS = ("train_conv2d", "train_linear", "layer_norm")
-_BACKWARD = ("conv2d_backward", "linear_backward", "normalize_gradient", "normalize_input_gradient", "unary_gradient")
+_BACKWARD = (
+    "conv2d_backward",
+    "linear_backward",
+    "normalize_gradient",
+    "normalize_input_gradient",
+    "unary_gradient",
+    "attention_gradient",
+)
 
 #: Multiply-adds for each element of the output up to which a layer is computed again without being asked: a 1x1
 #: convolution from so few channels takes about as long as reading its output from memory.
