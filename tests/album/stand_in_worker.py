@@ -1,7 +1,8 @@
 """Stands in for the process that refines, in tests of the album around it: obeys, and ends as `plan` says.
 
 The file `plan` beside its folder holds one word: "finish" (what `made_refinement` made is the result), "wait" (work for
-ever), "deaf" (the same, and never stand still by itself), "full" (as when the disk is), "die" (as when it is killed).
+ever), "deaf" (the same, and never stand still by itself), "full" (as when the disk is), "damaged" (as when a file
+of the run is), "die" (as when it is killed).
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ def main() -> None:
         (folder.parent / "made").rename(folder)
     elif plan == "full":
         print(json.dumps({"error": "the disk is full", "kind": "LibraryError"}), flush=True)
+        sys.exit(1)
+    elif plan == "damaged":
+        print(json.dumps({"error": "task: damaged", "kind": "FormatError"}), flush=True)
         sys.exit(1)
     elif plan == "die":
         os.kill(os.getpid(), signal.SIGKILL)

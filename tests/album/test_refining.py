@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from starlette.testclient import TestClient
 import homespun as hs
 from homespun.album import Album, refining, refining_process
 from homespun.album.errors import LibraryBusyError, RefiningError
-from homespun.album.refining_worker import FEATURES, RECORD, RESULT, TASK, TOPICS, read_features
+from homespun.album.refining_worker import FEATURES, RECORD, RESULT, TASK, TOPICS, _Work, read_features
 from homespun.album.vision import ASSETS, BACKBONE, version_of
 from homespun.album.web import create_app
+from homespun.errors import OptionError
+from homespun.learning.standstill import Standstill
 from homespun.learning.tail import Maps, Tail
 from homespun.learning.task import Foundation, Task
 
@@ -202,6 +205,73 @@ def test_a_run_that_fails_says_so_and_the_next_goes_on(folder, word, message):
     plan(folder, "finish")
     with Album(folder) as album:
         assert album.refining.refine().outcome == "adopted"  # type: ignore[union-attr]
+
+
+def test_a_run_with_a_damaged_file_is_given_up_and_the_next_begins_anew(folder):
+    plan(folder, "damaged")
+    with Album(folder) as album:
+        with pytest.raises(RefiningError, match="damaged"):
+            album.refining.refine()
+        assert not album.refining.status().interrupted
+
+
+# Labels of photos that are gone
+
+
+@pytest.fixture
+def originals(prepared: Path, tmp_path: Path) -> Iterator[Path]:
+    """The folder of the photos, as it was again afterwards."""
+    shutil.copytree(prepared / "photos", tmp_path / "kept")
+    yield prepared / "photos"
+    shutil.rmtree(prepared / "photos", ignore_errors=True)
+    shutil.copytree(tmp_path / "kept", prepared / "photos")
+
+
+def looked_at(folder: Path, run: Path) -> Task:
+    run.mkdir()
+    return _Work(folder, run, None, Standstill())._task()
+
+
+@pytest.fixture
+def one_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homespun.learning.task.FEWEST", 1)
+    monkeypatch.setattr("homespun.album.refining_worker.FEWEST", 1)
+
+
+@pytest.mark.parametrize("how", ["deleted", "another photo now", "noise"])
+def test_labels_of_photos_that_are_gone_are_learnt_from_their_thumbnails(
+    folder, originals, tmp_path, one_is_enough, how
+):
+    before = looked_at(folder, tmp_path / "before")
+    for path in sorted(originals.iterdir()):
+        if how == "deleted":
+            path.unlink()
+        else:
+            path.write_bytes(b"noise" if how == "noise" else (tmp_path / "kept" / "color.png").read_bytes())
+    after = looked_at(folder, tmp_path / "after")
+    assert sorted(after.keys) == sorted(before.keys) and len(after) == 3
+    for row, key in enumerate(after.keys):
+        at = before.keys.index(key)
+        assert after.said(row) == before.said(at)
+        one, other = (maps.take(place).ravel() for maps, place in ((after.maps, row), (before.maps, at)))
+        assert np.corrcoef(one, other)[0, 1] > 0.8, key
+    rows = [row.ravel() for row in after.maps.take(slice(None))]
+    assert np.corrcoef(rows[0], rows[1])[0, 1] < 0.7  # nor is everything alike
+
+
+def test_labels_of_photos_without_a_thumbnail_are_left_out_and_too_few_are_named(
+    folder, originals, tmp_path, one_is_enough, monkeypatch
+):
+    whole = looked_at(folder, tmp_path / "before")
+    with Album(folder, read_only=True) as album:
+        lost = album.photo(int(whole.keys[0]))
+        album._store.thumbnail_path(lost.content_hash).unlink()
+    shutil.rmtree(originals)
+    left = looked_at(folder, tmp_path / "after")
+    assert set(left.keys) == set(whole.keys) - {str(lost.id)}
+    monkeypatch.setattr("homespun.album.refining_worker.FEWEST", 3)
+    with pytest.raises(OptionError, match=r"about 2 photos; refining needs"):
+        looked_at(folder, tmp_path / "again")
 
 
 def test_too_few_labels_are_named(folder, monkeypatch):

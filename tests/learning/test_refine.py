@@ -16,10 +16,12 @@ import pytest
 
 import homespun as hs
 from homespun.errors import FormatError, OptionError
+from homespun.learning import map_file
 from homespun.learning.exemplars import Exemplars, chosen, folds
-from homespun.learning.refine import Refined, Refiner, network_file, read_network
+from homespun.learning.refine import BATCH, Refined, Refiner, network_file, read_network
 from homespun.learning.replay import RefinementLoss
 from homespun.learning.significance import at_least, by_luck, compare
+from homespun.learning.space import FeatureSpace
 from homespun.learning.standstill import Standstill, Stopped
 from homespun.learning.tail import Maps, Tail
 from homespun.learning.task import FOLDS, Task, divide
@@ -189,6 +191,50 @@ def test_a_task_survives_its_file(tmp_path):
     (tmp_path / "task").write_bytes((tmp_path / "task").read_bytes()[:-9])
     with pytest.raises(FormatError, match="damaged"):
         Task.load(tmp_path / "task")
+
+
+def test_a_task_of_many_labels_stays_on_the_disk(tmp_path, monkeypatch):
+    """However many maps there are, a sample of them is all that is held, and what is read is what was written."""
+    monkeypatch.setattr(map_file, "SAMPLE", 16)
+    values = maps(pictures(0, 200, seed=3)).astype(np.float16)
+    most = 0
+    with map_file.MapWriter(tmp_path / "task.maps") as writer:
+        for value in values:
+            writer.add(value)
+            most = max(most, writer.held)
+    assert most == 15 * values[0].nbytes  # the sixteenth sets the scale, and all are written
+    found = writer.maps()
+    assert isinstance(found.codes, np.memmap)
+    first = Maps.of(values[:16])
+    np.testing.assert_array_equal(found.codes, Maps.encode(values.astype(np.float32), first.low, first.step))
+    said = np.ones((200, 1), np.bool_)
+    keys = tuple(map(str, range(200)))
+    whole = Task(keys, ("t",), found, said, ~said, np.zeros(200, np.intp))
+    written = saved_at(tmp_path / "task.maps")
+    whole.save(tmp_path / "task.safetensors")
+    assert saved_at(tmp_path / "task.maps") == written  # it is not written, nor read, a second time
+    assert (tmp_path / "task.safetensors").stat().st_size < values.nbytes / 8
+    again = Task.load(tmp_path / "task.safetensors")
+    assert isinstance(again.maps.codes, np.memmap)
+    np.testing.assert_array_equal(again.maps.take([7, 150]), found.take([7, 150]))
+    (tmp_path / "task.maps").write_bytes(b"short")
+    with pytest.raises(FormatError, match="damaged"):
+        Task.load(tmp_path / "task.safetensors")
+
+
+def test_judging_holds_features_of_one_batch_at_a_time(tmp_path, monkeypatch):
+    """Features of all labelled photos would grow with the labels: space and learner see a batch at most."""
+    most = 0
+    project = FeatureSpace.project
+
+    def counted(self: FeatureSpace, features: np.ndarray) -> np.ndarray:
+        nonlocal most
+        most = max(most, len(features))
+        return project(self, features)
+
+    monkeypatch.setattr(FeatureSpace, "project", counted)
+    refine(tmp_path, epochs=1)
+    assert most == BATCH
 
 
 def test_photos_of_one_day_are_held_out_together():

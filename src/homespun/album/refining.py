@@ -193,14 +193,14 @@ class Refining:
             about = json.loads(run)
             folder = self._store.data_dir / FOLDER / about["folder"]
             champion = current_pair(self._store).folder
-            self._worker = RefiningProcess(
+            process = self._worker = RefiningProcess(
                 self._store.data_dir, folder, champion, on_progress or (lambda phase, share: None)
             )
             try:
-                finished = self._worker.run(stop or threading.Event())
+                finished = process.run(stop or threading.Event())
             except RefiningError:
-                if not (folder / TASK).exists():
-                    self._forget(folder)  # it could not even begin: too few photos can be read, say
+                if process.damaged or not (folder / TASK).exists():
+                    self._forget(folder)  # or it could not even begin: too few photos can be read, say
                 raise
             if not finished:
                 return None

@@ -54,6 +54,8 @@ class RefiningProcess:
         self._pause = 0  # the number of the last pause, so that an answer to one before is not taken for its own
         self._still, self._changed, self._over = threading.Event(), threading.Event(), threading.Event()
         self.phase, self.share = "looking", 0.0
+        self.damaged = False
+        """Whether it failed because a file of the run is not what it wrote: no use going on with that."""
         self.pause_milliseconds: list[float] = []
         """How long it took in each pause until its memory was given back."""
 
@@ -76,7 +78,7 @@ class RefiningProcess:
             for line in self._process.stdout:
                 said = json.loads(line)
                 if "error" in said:
-                    problem = said["error"]
+                    problem, self.damaged = said["error"], said["kind"] == "FormatError"
                 elif "phase" in said:
                     self.phase, self.share = said["phase"], said["share"]
                     self._on_progress(self.phase, self.share)

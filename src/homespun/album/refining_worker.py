@@ -33,15 +33,16 @@ from homespun.album.vision import ASSETS, BACKBONE, network_input, version_of
 from homespun.album.workers import DecodePool
 from homespun.errors import HomespunError, OptionError
 from homespun.learning.exemplars import Exemplars
+from homespun.learning.map_file import MapWriter
 from homespun.learning.refine import Refined, Refiner
 from homespun.learning.standstill import Standstill, Stopped
-from homespun.learning.tail import Maps, Tail
-from homespun.learning.task import FEWEST, Foundation, Task, divide, too_few
+from homespun.learning.tail import Tail
+from homespun.learning.task import FEWEST, Foundation, Task, divide, maps_of, too_few
 
 TASK, RESULT, FEATURES, TOPICS, LOG = "task.safetensors", "result.json", "features", "topics.safetensors", "time.json"
 BATCH = 8
 MOST = 4000
-"""Labelled photos that are learnt from, at most: the last ones. Their maps take 9 KB each."""
+"""Labelled photos that are learnt from, at most: the last ones. Their maps take 9 KB each, on the disk."""
 
 
 def main(arguments: list[str]) -> int:
@@ -130,8 +131,13 @@ class _Work:
         keys = [key for key in examples if key in rows][-MOST:]
         if len(keys) < FEWEST:
             raise OptionError(too_few(len(keys)))
-        found = dict(self._maps([int(key) for key in keys]))
-        keys = [key for key in keys if int(key) in found]
+        keys.sort(key=lambda key: str(rows[key][0]))  # by content: the first of them are a sample of all
+        found: list[str] = []
+        with MapWriter(maps_of(path)) as writer:
+            for number, values in self._maps([int(key) for key in keys]):
+                writer.add(values)
+                found.append(str(number))
+        keys = found
         if len(keys) < FEWEST:
             raise OptionError(too_few(len(keys)))
         said = [examples[key] for key in keys]
@@ -143,7 +149,7 @@ class _Work:
         task = Task(
             tuple(keys),
             tuple(names),
-            Maps.of(np.stack([found[int(key)] for key in keys])),
+            writer.maps(),
             positive,
             negative,
             divide([rows[key][0] for key in keys], [rows[key][1][:10] for key in keys]),

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ RATE = 3e-4
 HEAD_RATE = 4.0
 """Of the topics' directions, beside the network's: they are in steps of `replay.SHARPNESS`."""
 BUDGET = "128MB"
-"""Of a trainer; what the process has beside it (Python, maps of labelled photos) stays below as much again."""
+"""Of a trainer; what the process has beside it (Python, networks, a batch) stays below as much again."""
 CHANCE = 0.05
 """A challenger must be better by more than luck explains at this rate."""
 BUILTIN_LOSS = 0.01
@@ -217,17 +218,17 @@ class Refiner:
 
     # What is judged
 
-    def _features(self, weights: Weights, maps: Maps, rows: npt.NDArray[np.intp]) -> Floats:
-        """Features (n, D) of some maps, in 8 bits as the album computes them."""
+    def _features(self, weights: Weights, maps: Maps, rows: npt.NDArray[np.intp]) -> Iterator[Floats]:
+        """Features (n, D) of some maps, batch after batch, in 8 bits as the album computes them."""
         network = self._standstill.predictor(self._tail.with_weights(weights))
-        parts = [np.zeros((0, self._foundation.space.dimensions), np.float32)]
         for start in range(0, len(rows), BATCH):
             self._standstill.breathe()
-            parts.append(np.asarray(network(maps.take(rows[start : start + BATCH]))))
-        return np.concatenate(parts)
+            yield np.asarray(network(maps.take(rows[start : start + BATCH])))
 
     def _coordinates(self, weights: Weights, maps: Maps, rows: npt.NDArray[np.intp]) -> Floats:
-        return self._foundation.space.project(self._features(weights, maps, rows))
+        parts = [np.zeros((0, self._foundation.space.rank), np.float32)]
+        parts += [self._foundation.space.project(features) for features in self._features(weights, maps, rows)]
+        return np.concatenate(parts)
 
     def _moved(self, weights: Weights, chosen: Booleans) -> Foundation:
         """The built-in topics where a network puts them: old sums, moved as far as the exemplars moved on average."""
@@ -276,7 +277,7 @@ class Refiner:
         learner = self._moved(weights, ~asked).learner()
         task = self._task
         rows = np.flatnonzero(~held)
-        for row, feature in zip(rows, self._features(weights, task.maps, rows), strict=True):
+        for row, feature in zip(rows, chain.from_iterable(self._features(weights, task.maps, rows)), strict=True):
             self._standstill.breathe()
             yes, no = task.said(int(row))
             learner.learn(task.keys[row], feature, positive=yes, negative=no)
@@ -286,7 +287,9 @@ class Refiner:
         columns = [learner.topics.index(topic) for topic in task.topics]
 
         def answers(maps: Maps, rows: npt.NDArray[np.intp], positive: Booleans, negative: Booleans) -> Answers:
-            confidences = learner.confidences(self._features(weights, maps, rows))[:, columns].astype(np.float64)
+            parts = [np.zeros((0, len(columns)), np.float32)]
+            parts += [learner.confidences(features)[:, columns] for features in self._features(weights, maps, rows)]
+            confidences = np.concatenate(parts).astype(np.float64)
             said: Booleans = np.asarray(positive.any(axis=1))
             best = positive[np.arange(len(rows)), confidences.argmax(axis=1)]
             right = np.where(said, best, ~(negative & (confidences > 0.5)).any(axis=1))

@@ -22,6 +22,7 @@ from homespun.errors import FormatError, OptionError
 from homespun.learning import storage
 from homespun.learning.calibration import Calibration
 from homespun.learning.head import TopicStatistics
+from homespun.learning.map_file import read_maps
 from homespun.learning.space import FeatureSpace
 from homespun.learning.storage import replace_file
 from homespun.learning.tail import Maps
@@ -78,22 +79,25 @@ class Task:
         return [self.topics[column] for column in yes], [self.topics[column] for column in no]
 
     def save(self, path: Path) -> None:
-        """Write it, beside and then renamed."""
+        """Write it, beside and then renamed; its maps first, to `maps_of(path)`, unless that is where they are."""
+        codes = self.maps.codes
+        if not isinstance(codes, np.memmap) or Path(str(codes.filename)) != maps_of(path).resolve():
+            replace_file(maps_of(path), np.ascontiguousarray(codes).tobytes())
         tensors: dict[str, npt.NDArray[Any]] = {
-            "codes": self.maps.codes,
             "low": self.maps.low,
             "step": self.maps.step,
             "positive": self.positive.astype(np.uint8),
             "negative": self.negative.astype(np.uint8),
             "folds": self.folds.astype(np.int64),
         }
-        about = json.dumps({"keys": self.keys, "topics": self.topics}, ensure_ascii=False)
+        shape = list(codes.shape)
+        about = json.dumps({"keys": self.keys, "topics": self.topics, "shape": shape}, ensure_ascii=False)
         contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
         replace_file(path, save(contiguous, {"homespun": about}))
 
     @classmethod
     def load(cls, path: Path) -> Task:
-        """Read what `save` wrote. Raises `FormatError` that names the file."""
+        """Read what `save` wrote; its maps stay in their file. Raises `FormatError` that names the file."""
         try:
             with safe_open(path, framework="numpy") as file:
                 about = json.loads((file.metadata() or {})["homespun"])
@@ -101,13 +105,18 @@ class Task:
             return cls(
                 tuple(about["keys"]),
                 tuple(about["topics"]),
-                Maps(tensors["codes"], tensors["low"], tensors["step"]),
+                read_maps(maps_of(path), tuple(about["shape"]), tensors["low"], tensors["step"]),
                 tensors["positive"] > 0,
                 tensors["negative"] > 0,
                 tensors["folds"].astype(np.intp),
             )
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{path}: damaged, or no task of refining ({error})") from error
+
+
+def maps_of(path: Path) -> Path:
+    """Where the maps of the task in a file are."""
+    return path.with_suffix(".maps")
 
 
 def too_few(count: int) -> str:
