@@ -19,14 +19,18 @@ bool is_pointwise(const Ints& d) {
   return d.kernel_h == 1 && d.kernel_w == 1 && d.stride_h == 1 && d.stride_w == 1 && d.pad_top == 0 &&
          d.pad_left == 0 && d.out_height == d.height && d.out_width == d.width;
 }
-// Whether the rows of A can be read where they lie: four bytes at a time must not run over the end.
-bool reads_in_place(const Ints& d) { return d.input_codes != 0 && is_pointwise(d) && d.channels / d.groups % 4 == 0; }
+// Whether the rows of A can be read where they lie: as many bytes as go together must not run over the end.
+bool reads_in_place(const Ints& d) {
+  return sizeof(Code) == 1 && d.input_codes != 0 && is_pointwise(d) && d.channels / d.groups % kDepth == 0;
+}
 int64_t inner_of(const Ints& d) { return d.kernel_h * d.kernel_w * (d.channels / d.groups); }
 int64_t rows_of(const Ints& d) { return d.batch * d.out_height * d.out_width; }
 int64_t group_bytes(const Ints& d) { return int8_packed_bytes(inner_of(d), d.out_channels / d.groups); }
 
+int64_t row_bytes(const Ints& d) { return int8_inner(inner_of(d)) * static_cast<int64_t>(sizeof(Code)); }
+
 int64_t block_rows(const Ints& d) {
-  const int64_t fit = kBlockBytes / int8_inner(inner_of(d)) / 24 * 24;
+  const int64_t fit = kBlockBytes / row_bytes(d) / 24 * 24;
   return min_of(min_of(max_of(24, fit), 384), round_up(rows_of(d), 24));
 }
 
@@ -35,13 +39,13 @@ struct Workspace {
   int64_t scales, windows, bytes;
 };
 Workspace workspace_of(const Ints& d) {
-  const int64_t codes = round_up(block_rows(d) * int8_inner(inner_of(d)) + 64, 64);
+  const int64_t codes = round_up(block_rows(d) * row_bytes(d) + 64, 64);
   const int64_t scales = round_up((block_rows(d) + kQuantizedRows) * 4, 64);
   return {codes, codes + scales, codes + scales + round_up(kQuantizedRows * inner_of(d) * 4, 64)};
 }
 
-template <class T>
-HS_INLINE void copy_values(const T* from, T* to, int64_t n) {
+template <class T, class To>
+HS_INLINE void copy_values(const T* from, To* to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = from[i];
 }
 template <class T>
@@ -50,8 +54,8 @@ HS_INLINE void clear_values(T* to, int64_t n) {
 }
 
 // What lies under the window of output pixel m, for one group.
-template <class T>
-void gather_window(const Ints& d, const T* input, int64_t group, int64_t m, T* to) {
+template <class T, class To>
+void gather_window(const Ints& d, const T* input, int64_t group, int64_t m, To* to) {
   const int64_t channels = d.channels / d.groups, pixels = d.out_height * d.out_width;
   const int64_t image = m / pixels, top = m % pixels / d.out_width * d.stride_h - d.pad_top;
   const int64_t left = m % d.out_width * d.stride_w - d.pad_left;
@@ -78,8 +82,18 @@ void gather_window(const Ints& d, const T* input, int64_t group, int64_t m, T* t
   }
 }
 
+// Rows of A from codes.
+void gather_codes(const Ints& d, const uint8_t* input, int64_t group, Range pixels, Code* to) {
+  const int64_t row = int8_inner(inner_of(d));
+  if (is_pointwise(d) && row == d.channels) {
+    copy_values(input + pixels.begin * row, to, (pixels.end - pixels.begin) * row);
+    return;
+  }
+  for (int64_t m = pixels.begin; m < pixels.end; ++m, to += row) gather_window(d, input, group, m, to);
+}
+
 // Codes and scales of what lies under the windows of these output pixels. Windows within the image are read in place.
-void quantize_windows(const Ints& d, const float* input, int64_t group, Range pixels, uint8_t* codes, float* scales,
+void quantize_windows(const Ints& d, const float* input, int64_t group, Range pixels, Code* codes, float* scales,
                       float* windows) {
   const int64_t channels = d.channels / d.groups, inner = inner_of(d), row = d.width * d.channels;
   const int64_t run =
@@ -100,7 +114,7 @@ void quantize_windows(const Ints& d, const float* input, int64_t group, Range pi
         lines[i] = {start + left * d.channels, row * d.dilation_h};
       } else {
         lines[i] = {windows + i * inner, run};
-        gather_window<float>(d, input, group, m + i, windows + i * inner);
+        gather_window(d, input, group, m + i, windows + i * inner);
       }
       left += d.stride_w;
       if (++x == d.out_width) {
@@ -128,9 +142,10 @@ void int8_conv2d(const Context& context) {
   const Range all{0, int8_vectors(columns)};
   const Range my_vectors = by_columns ? share(all.end, 1, context.thread, context.threads) : all;
   const Workspace layout = workspace_of(d);
-  uint8_t* codes = p.workspace.absent() ? nullptr : static_cast<uint8_t*>(p.workspace) + context.thread * layout.bytes;
-  auto* scales = reinterpret_cast<float*>(codes + layout.scales);
-  auto* windows = reinterpret_cast<float*>(codes + layout.windows);
+  uint8_t* mine = p.workspace.absent() ? nullptr : static_cast<uint8_t*>(p.workspace) + context.thread * layout.bytes;
+  auto* codes = reinterpret_cast<Code*>(mine);
+  auto* scales = reinterpret_cast<float*>(mine + layout.scales);
+  auto* windows = reinterpret_cast<float*>(mine + layout.windows);
   const int64_t block = block_rows(d);
 
   for (int64_t group = 0; group < d.groups; ++group) {
@@ -153,7 +168,7 @@ void int8_conv2d(const Context& context) {
       int8_gemm(g, {0, end - begin}, my_vectors);
     };
     if (reads_in_place(d)) {
-      g.a = static_cast<const uint8_t*>(p.input) + my_rows.begin * d.channels + group * channels;
+      g.a = static_cast<const Code*>(p.input) + my_rows.begin * d.channels + group * channels;
       g.a_row = d.channels;
       multiply(my_rows.begin, my_rows.end);
       continue;
@@ -163,8 +178,7 @@ void int8_conv2d(const Context& context) {
     for (int64_t begin = my_rows.begin; begin < my_rows.end; begin += block) {
       const int64_t end = min_of(my_rows.end, begin + block);
       if (d.input_codes != 0) {
-        for (int64_t m = begin; m < end; ++m)
-          gather_window<uint8_t>(d, p.input, group, m, codes + (m - begin) * g.a_row);
+        gather_codes(d, p.input, group, {begin, end}, codes);
       } else {
         quantize_windows(d, p.input, group, {begin, end}, codes, scales, windows);
       }

@@ -8,8 +8,8 @@ namespace {
 constexpr int64_t kRowBlockBytes = 256 << 10;
 constexpr float kOne = 1.0f;
 
-// Packed B: scale, bias and the value that sums start from, for each column; then the panels, each with one register of
-// kWidth columns x 4 rows after the other.
+// Packed B: scale, bias and the value that sums start from, for each column; then the panels, each with kWidth columns
+// x kDepth rows after the other.
 struct Packed {
   const float *scale, *bias;
   const int32_t* start;
@@ -22,14 +22,30 @@ Packed packed_parts(const uint8_t* packed, int64_t columns) {
 }
 HS_INLINE int64_t panels_of(int64_t vectors) { return divide_up(vectors, kInt8PanelVectors); }
 
+constexpr int64_t kVectorBytes = kWidth * kDepth;  // kDepth rows of a vector of columns of B
+
+#if defined(HS_WITHOUT_BYTE_DOT)
+using Left = Wide::Ints;
+using Right = Wide::Ints;
+HS_INLINE Left left_of(int32_t codes) { return Wide::broadcast(codes); }
+HS_INLINE Right right_at(const uint8_t* b) { return Wide::load_pairs(b); }
+HS_INLINE Wide::Ints dot(Wide::Ints sum, Left a, Right b) { return Wide::dot_pairs(sum, a, b); }
+#else
+using Left = Wide::Left;
+using Right = Wide::Right;
+HS_INLINE Left left_of(int32_t codes) { return Wide::left(Wide::broadcast(codes)); }
+HS_INLINE Right right_at(const uint8_t* b) { return Wide::right(Wide::load(b)); }
+HS_INLINE Wide::Ints dot(Wide::Ints sum, const Left& a, const Right& b) { return Wide::dot(sum, a, b); }
+#endif
+
 struct Tile {
-  const uint8_t* a;
+  const Code* a;
   int64_t a_row;
   const float* row_scale;
   int64_t row_scale_step;  // 1, or 0: all rows have the same
   const uint8_t* b;
-  int64_t b_step;  // bytes from four rows of B to the next four
-  int64_t steps;   // inner / 4
+  int64_t b_step;  // bytes from kDepth rows of B to the next
+  int64_t steps;   // inner / kDepth
   const float *scale, *bias;
   const int32_t* start;
   float* c;
@@ -71,20 +87,20 @@ void run_tile(const Tile& t) {
 #pragma GCC unroll 24
     for (int r = 0; r < kRows; ++r) sum[r][v] = start;
   }
-  const uint8_t* a = t.a;
+  const Code* a = t.a;
   const uint8_t* b = t.b;
   const int64_t a_row = t.a_row;
-  for (int64_t k = 0; k < t.steps; ++k, a += 4, b += t.b_step) {
-    Wide::Right right[kVectors];
+  for (int64_t k = 0; k < t.steps; ++k, a += kDepth, b += t.b_step) {
+    Right right[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) right[v] = Wide::right(Wide::load(b + v * kWidth * 4));
+    for (int v = 0; v < kVectors; ++v) right[v] = right_at(b + v * kVectorBytes);
 #pragma GCC unroll 24
     for (int r = 0; r < kRows; ++r) {
-      int32_t four;
-      __builtin_memcpy(&four, a + r * a_row, 4);
-      const Wide::Left left = Wide::left(Wide::broadcast(four));
+      int32_t codes;
+      __builtin_memcpy(&codes, a + r * a_row, 4);
+      const Left left = left_of(codes);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = Wide::dot(sum[r][v], left, right[v]);
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = dot(sum[r][v], left, right[v]);
     }
   }
 
@@ -198,9 +214,10 @@ void int8_pack(const int8_t* b, int64_t row, const float* scale, const float* bi
   auto* to = const_cast<uint8_t*>(parts.panels);
   for (int64_t p = 0; p < panels; ++p) {
     const int64_t begin = vectors * p / panels * kWidth, end = vectors * (p + 1) / panels * kWidth;
-    for (int64_t k = 0; k < int8_inner(inner); k += 4)
+    for (int64_t k = 0; k < int8_inner(inner); k += kDepth)
       for (int64_t i = begin; i < end; ++i)
-        for (int64_t j = k; j < k + 4; ++j) *to++ = i < columns && j < inner ? static_cast<uint8_t>(b[j * row + i]) : 0;
+        for (int64_t j = k; j < k + kDepth; ++j)
+          *to++ = i < columns && j < inner ? static_cast<uint8_t>(b[j * row + i]) : 0;
   }
 }
 
@@ -210,12 +227,12 @@ void int8_gemm(const Int8Gemm& g, Range rows, Range vectors) {
   const Packed packed = packed_parts(g.packed, g.columns);
   const bool in_registers = g.codes != nullptr || is_clip(g.activation.kind);
   const int64_t count = rows.end - rows.begin;
-  const int64_t row_blocks = divide_up(count * inner, kRowBlockBytes);
+  const int64_t row_blocks = divide_up(count * inner * static_cast<int64_t>(sizeof(Code)), kRowBlockBytes);
   alignas(64) float sums[kMostRows * kPanelColumns];
   Tile tile{};
   tile.row_scale_step = g.row_scale != nullptr;
   tile.a_row = g.a_row;
-  tile.steps = inner / 4;
+  tile.steps = inner / kDepth;
   tile.c_row = in_registers ? g.c_row : kPanelColumns;
   tile.residual_row = g.residual_row;
   tile.residual_after = g.residual_after;
@@ -228,8 +245,8 @@ void int8_gemm(const Int8Gemm& g, Range rows, Range vectors) {
       const int64_t begin = max_of(panel_begin, vectors.begin), end = min_of(panel_end, vectors.end);
       if (begin >= end) continue;
       const int64_t n = begin * kWidth, width = min_of(end * kWidth, g.columns) - n;
-      tile.b = packed.panels + panel_begin * kWidth * inner + (begin - panel_begin) * kWidth * 4;
-      tile.b_step = (panel_end - panel_begin) * kWidth * 4;
+      tile.b = packed.panels + panel_begin * kWidth * inner + (begin - panel_begin) * kVectorBytes;
+      tile.b_step = (panel_end - panel_begin) * kVectorBytes;
       tile.scale = packed.scale + n;
       tile.bias = packed.bias + n;
       tile.start = packed.start + n;

@@ -16,6 +16,12 @@ inline constexpr int32_t kDotOffset = 128;
 inline constexpr int32_t kDotOffset = 0;
 #endif
 
+// x86 without VNNI has no dot product of bytes: `dot` then takes bytes apart into pairs of 16 bits, whose products and
+// sums are exact. Where an operand is used often, it pays to keep it in 16 bits (`dot_pairs`).
+#if defined(__SSE2__) && !(defined(__AVX512VNNI__) && defined(__AVX512VL__)) && !defined(__AVXVNNI__)
+#define HS_WITHOUT_BYTE_DOT
+#endif
+
 // Operands of `dot` are prepared once and used several times. `interleave` turns four pixels into words that hold the
 // same channel of each: lane i of 128 bits of word register j is channel 16 * lane + 4 * j + i, the order that `narrow`
 // undoes. `linear` bytes keep the order of the registers.
@@ -79,6 +85,16 @@ struct Lanes<16> {
     __builtin_memcpy(p, &bytes, 4);
   }
   HS_INLINE void store_truncated(uint8_t* p, Ints v) { store_narrow(p, v); }
+  // 0...255 in every lane, as 16 bits each.
+  HS_INLINE void store_truncated(int16_t* p, Ints v) {
+    _mm_storel_epi64(reinterpret_cast<Raw*>(p), _mm_packs_epi32(Raw(v), Raw(v)));
+  }
+  // Pairs of 16 bits: from signed bytes; and the sums of their products, exact.
+  HS_INLINE Ints load_pairs(const void* p) {
+    const Raw bytes = _mm_loadl_epi64(static_cast<const Raw*>(p));
+    return Ints(_mm_srai_epi16(_mm_unpacklo_epi8(bytes, bytes), 8));
+  }
+  HS_INLINE Ints dot_pairs(Ints sum, Ints a, Ints b) { return sum + Ints(_mm_madd_epi16(Raw(a), Raw(b))); }
   // As many bytes as there are lanes.
   HS_INLINE Ints widen(const uint8_t* p) {
     int32_t bytes;
@@ -149,6 +165,14 @@ struct Lanes<32> {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
   }
   HS_INLINE void store_truncated(uint8_t* p, Ints v) { store_narrow(p, v); }
+  HS_INLINE void store_truncated(int16_t* p, Ints v) {
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(Raw(v)), _mm256_extracti128_si256(Raw(v), 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), words);
+  }
+  HS_INLINE Ints load_pairs(const void* p) {
+    return Ints(_mm256_cvtepi8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(p))));
+  }
+  HS_INLINE Ints dot_pairs(Ints sum, Ints a, Ints b) { return sum + Ints(_mm256_madd_epi16(Raw(a), Raw(b))); }
   HS_INLINE void store_first(void* p, Ints v, int quarters) {
     __builtin_memcpy(p, &v, static_cast<size_t>(quarters) * 8);
   }
@@ -214,6 +238,13 @@ struct Lanes<64> {
   HS_INLINE void store_truncated(uint8_t* p, Ints v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(Raw(v)));
   }
+  HS_INLINE void store_truncated(int16_t* p, Ints v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(Raw(v)));
+  }
+  HS_INLINE Ints load_pairs(const void* p) {
+    return Ints(_mm512_cvtepi8_epi16(_mm256_loadu_si256(static_cast<const __m256i*>(p))));
+  }
+  HS_INLINE Ints dot_pairs(Ints sum, Ints a, Ints b) { return sum + Ints(_mm512_madd_epi16(Raw(a), Raw(b))); }
   HS_INLINE void store_first(void* p, Ints v, int quarters) {
     if (quarters == 2) {
       _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_castsi512_si256(Raw(v)));

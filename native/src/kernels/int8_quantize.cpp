@@ -26,7 +26,7 @@ HS_INLINE void largest_of_four(const Vec* v, float* largest) {
 
 // `kCount` rows. `kShort`: a line is one vector, or less.
 template <int kCount, bool kShort>
-void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, uint8_t* codes, int64_t code_row,
+void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, Code* codes, int64_t code_row,
               float* scales) {
   const int64_t whole = kShort ? 0 : n / kWidth * kWidth, rest = n - whole;
   const IntVec magnitude = broadcast_int(non_negative ? -1 : 0x7fffffff);
@@ -58,7 +58,7 @@ void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, ui
     const Vec factor = broadcast(factors[r]);
     const float* x = rows[r].first;
     const int64_t step = rows[r].step;
-    uint8_t* to = codes + r * code_row;
+    Code* to = codes + r * code_row;
     for (int64_t line = 0; line < lines; ++line, to += n, x += step) {
       if constexpr (!kShort)
         for (int64_t i = 0; i < whole; i += kWidth)
@@ -71,7 +71,7 @@ void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, ui
 }
 
 template <int kCount>
-void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, uint8_t* codes, int64_t code_row,
+void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, Code* codes, int64_t code_row,
               float* scales) {
   const auto run = n <= kWidth ? quantize<kCount, true> : quantize<kCount, false>;
   run(rows, lines, n, non_negative, codes, code_row, scales);
@@ -79,7 +79,7 @@ void quantize(const Lines* rows, int64_t lines, int64_t n, bool non_negative, ui
 
 }  // namespace
 
-void quantize_rows(const Lines* rows, int64_t count, int64_t lines, int64_t n, bool non_negative, uint8_t* codes,
+void quantize_rows(const Lines* rows, int64_t count, int64_t lines, int64_t n, bool non_negative, Code* codes,
                    int64_t code_row, float* scales) {
   switch (count) {
     case 4:
