@@ -43,12 +43,14 @@ struct Depthwise {
   static constexpr int kSpan = kWords * 4;
   static constexpr int64_t kStep = kGroup * kStride;  // input pixels from a group to the next
 
-  // Taps of one row of the window for each of the group's output pixels: shifted copies of the packed ones.
+  // Taps of one row of the window for each of the group's output pixels: shifted copies of the packed ones, as `dot`
+  // wants them.
   struct Taps {
-    alignas(64) uint8_t bytes[kKernel][kWords][kGroup][4 * kBytes];
+    typename L::Right right[kKernel][kWords][kGroup][4];
   };
   static void spread(const uint8_t* packed, Taps& taps) {
-    for (int i = 0; i < kKernel; ++i)
+    uint8_t bytes[kWords][kGroup][4 * kBytes];
+    for (int i = 0; i < kKernel; ++i) {
       for (int lane = 0; lane < kBytes; ++lane) {
         uint64_t row = 0;
         for (int w = 0; w < kWords; ++w) {
@@ -59,9 +61,13 @@ struct Depthwise {
         for (int o = 0; o < kGroup; ++o)
           for (int w = 0; w < kWords; ++w) {
             const auto word = static_cast<uint32_t>((row << (8 * o * kStride)) >> (32 * w));
-            __builtin_memcpy(taps.bytes[i][w][o] + lane * 4, &word, 4);
+            __builtin_memcpy(bytes[w][o] + lane * 4, &word, 4);
           }
       }
+      for (int w = 0; w < kWords; ++w)
+        for (int o = 0; o < kGroup; ++o)
+          for (int q = 0; q < 4; ++q) taps.right[i][w][o][q] = L::right(L::load(bytes[w][o] + q * kBytes));
+    }
   }
 
   HS_INLINE typename L::Ints load_pixel(const uint8_t* p, int64_t count) {
@@ -100,7 +106,7 @@ struct Depthwise {
         for (int q = 0; q < 4; ++q)
 #pragma GCC unroll 4
           for (int o = 0; o < kGroup; ++o) {
-            const auto right = L::right(L::load(taps.bytes[i][w][o] + q * kBytes));
+            const typename L::Right right = taps.right[i][w][o][q];
 #pragma GCC unroll 4
             for (int g = 0; g < kGroups; ++g)
               sum[g * kGroup + o][q] = L::dot(sum[g * kGroup + o][q], left[g][q], right);
