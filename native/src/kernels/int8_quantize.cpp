@@ -19,6 +19,14 @@ HS_INLINE void largest_of_four(const Vec* v, float* largest) {
   c = max_of(c, Vec(_mm512_permute_ps(__m512(c), 0xb1)));
   const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
   _mm_storeu_ps(largest, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, __m512(c))));
+#elif defined(__AVX2__)
+  const auto pairs = [](Vec a, Vec b) {
+    return max_of(Vec(_mm256_unpacklo_ps(__m256(a), __m256(b))), Vec(_mm256_unpackhi_ps(__m256(a), __m256(b))));
+  };
+  const Vec a = pairs(v[0], v[1]), b = pairs(v[2], v[3]);  // four candidates of each vector
+  const Vec c =
+      max_of(Vec(_mm256_shuffle_ps(__m256(a), __m256(b), 0x44)), Vec(_mm256_shuffle_ps(__m256(a), __m256(b), 0xee)));
+  _mm_storeu_ps(largest, _mm_max_ps(_mm256_castps256_ps128(__m256(c)), _mm256_extractf128_ps(__m256(c), 1)));
 #else
   for (int i = 0; i < kQuantizedRows; ++i) largest[i] = largest_of(v[i]);
 #endif
