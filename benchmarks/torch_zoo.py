@@ -38,7 +38,7 @@ def network(name: str) -> nn.Module:
         return _paper_googlenet() if "response" in name else torchvision.models.googlenet(
             aux_logits=False, init_weights=False
         )  # fmt: skip
-    return getattr(torchvision.models, _TORCHVISION.get(kind, kind))()
+    return getattr(torchvision.models, _TORCHVISION.get(kind, kind))()  # EfficientNet with stochastic depth
 
 
 class _Bert(nn.Module):

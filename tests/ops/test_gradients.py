@@ -292,12 +292,31 @@ def test_gradient_of_dropout_is_where_values_were_kept(precision: str, isa: str)
     build.input("unused", (1,))
     x = build.parameter("x", np.full((70, 33), 2.0, np.float32))
     graph = build.build(build.op("dropout", x, rate=0.25))
+    _gradient_is_where_values_were_kept(graph, precision, isa)
+
+
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_gradient_of_stochastic_depth_is_that_of_the_samples_that_were_kept(
+    threads: int, precision: str, isa: str
+) -> None:
+    build = GraphBuilder("stochastic_depth")
+    build.input("unused", (1,))
+    x = build.parameter("x", np.full((70, 33), 2.0, np.float32))
+    graph = build.build(build.op("dropout", x, rate=0.25, samples=True))
+    kept = _gradient_is_where_values_were_kept(graph, precision, isa, threads)
+    assert (kept == kept[:, :1]).all()
+
+
+def _gradient_is_where_values_were_kept(graph: Graph, precision: str, isa: str, threads: int = 1) -> Array:
+    """Of the sum of squares of a dropout's output; returns where that is."""
 
     class Square(losses.Loss):
         def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
             return build.add("reduce_sum", [build.add("square", [outputs[0]])], axes=(0, 1))
 
-    trainer = Trainer(graph, Square(), optim.SGD(1.0), batch=70, seed=5, isa=isa, precision=precision)
+    trainer = Trainer(graph, Square(), optim.SGD(1.0), batch=70, seed=5, isa=isa, precision=precision, threads=threads)
     unused = np.zeros((70, 1), np.float32)
     found = trainer.compute_gradients(unused, np.zeros((70, 33), np.float32))["x"]
     kept = found != 0
@@ -306,6 +325,7 @@ def test_gradient_of_dropout_is_where_values_were_kept(precision: str, isa: str)
     assert trainer.loss_of(unused, np.zeros((70, 33), np.float32)) == pytest.approx(
         float(kept.sum()) * (2 / 0.75) ** 2, rel=0.01
     )
+    return kept
 
 
 def _along_directions(

@@ -183,6 +183,25 @@ def test_dropout_lets_the_loss_fall_too(tmp_path: Path) -> None:
     assert len({round(f, 6) for f in found[:5]}) == 5
 
 
+def test_stochastic_depth_leaves_out_the_same_samples_forward_and_backward(tmp_path: Path) -> None:
+    """The runtime draws them: how many the gradient has is how many the output has."""
+    b = hs.GraphBuilder("blocks")
+    x = b.input("x", (4,))
+    weight, bias = b.parameter("weight", np.zeros((4, 4), np.float32)), b.parameter("bias", np.ones(4, np.float32))
+    y = b.op("dropout", b.op("linear", x, weight, bias), rate=0.5, samples=True)
+    trainer = Trainer(b.build(b.op("add", y, x)), losses.MSE(), optim.SGD(0.1), batch=16)
+    trainer.export_step(tmp_path / "step.onnx")
+    runtime, zeros = Runtime(tmp_path / "step.onnx"), np.zeros((16, 4), np.float32)
+    value, seen = np.ones(4), set()
+    for _ in range(6):
+        kept = runtime.step(x=zeros, target=zeros) * 64 / (2 * value).dot(2 * value)
+        assert kept == pytest.approx(round(kept), abs=1e-4)
+        value = value - 0.1 * 2 * round(kept) / 64 * 2 * (2 * value)
+        np.testing.assert_allclose(runtime.state["bias"], value, rtol=1e-5)
+        seen.add(round(kept))
+    assert len(seen) > 1
+
+
 def test_a_step_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
     trainer = Trainer(network(), losses.CrossEntropy(), optim.Adam(1e-3), batch=6)
     trainer.export_step(tmp_path / "step.onnx")

@@ -284,11 +284,13 @@ HS_INLINE DropoutKey dropout_key(const int64_t* random, int64_t layer, float rat
   return {mixed(step ^ static_cast<uint64_t>(layer)), static_cast<uint64_t>(static_cast<double>(rate) * 16777216.0),
           rate < 1.0f ? 1.0f / (1.0f - rate) : 0.0f};
 }
-// What the values at positions [at, at + kWidth) are multiplied with.
+// What the value at a position is multiplied with, and the values at [at, at + kWidth).
+HS_INLINE float kept(const DropoutKey& dropout, int64_t at) {
+  return mixed(dropout.key + static_cast<uint64_t>(at)) >> 40 >= dropout.limit ? dropout.scale : 0.0f;
+}
 HS_INLINE Vec keep(const DropoutKey& dropout, int64_t at) {
   float factors[kWidth];
-  for (int64_t k = 0; k < kWidth; ++k)
-    factors[k] = mixed(dropout.key + static_cast<uint64_t>(at + k)) >> 40 >= dropout.limit ? dropout.scale : 0.0f;
+  for (int64_t k = 0; k < kWidth; ++k) factors[k] = kept(dropout, at + k);
   return load(factors);
 }
 

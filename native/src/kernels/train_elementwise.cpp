@@ -65,9 +65,9 @@ void cast_from(const Context& context) {
 }
 void cast(const Context& context) { HS_BY_STORAGE(ints_of<CastInts>(context).from_half, cast_from, context); }
 
-// y = x / (1 - rate) where a random number says so, else 0.
+// y = x / (1 - rate) where a random number says so, else 0; `together` values in a row share a number.
 HS_FIELDS(DropoutOperands, Buffer, x, random, y);
-HS_FIELDS(DropoutInts, int64_t, count, layer, half);
+HS_FIELDS(DropoutInts, int64_t, count, together, layer, half);
 HS_FIELDS(DropoutFloats, float, rate);
 
 template <class S>
@@ -78,11 +78,23 @@ void dropout(const Context& context) {
   const typename S::Value* x = p.x;
   typename S::Value* y = p.y;
   const Range mine = share(d.count, 64, context.thread, context.threads);
-  over_vectors(
-      mine.end - mine.begin, HS_EACH {
-        const int64_t at = mine.begin + i;
-        S::write(y + at, lanes, S::read(x + at, lanes) * keep(key, at));
-      });
+  if (d.together == 1) {
+    over_vectors(
+        mine.end - mine.begin, HS_EACH {
+          const int64_t at = mine.begin + i;
+          S::write(y + at, lanes, S::read(x + at, lanes) * keep(key, at));
+        });
+    return;
+  }
+  for (int64_t at = mine.begin; at < mine.end;) {
+    const int64_t group = at / d.together, end = min_of(mine.end, (group + 1) * d.together);
+    const float factor = kept(key, group);
+    over_vectors(
+        end - at, HS_EACH {
+          S::write(y + at + i, lanes, factor == 0.0f ? zero() : S::read(x + at + i, lanes) * broadcast(factor));
+        });
+    at = end;
+  }
 }
 void dropout_kernel(const Context& context) { HS_BY_STORAGE(ints_of<DropoutInts>(context).half, dropout, context); }
 

@@ -218,7 +218,8 @@ IMAGE_MEAN_GRADIENT = Operator(
 
 def _lower_dropout(low: Any, node: Node) -> None:
     a, t = low.attributes(node), low.type(node.outputs[0])
-    ints = {"count": t.size, "layer": a["layer"], "half": is_half(t)}
+    together = t.size // t.shape[0] if a["samples"] else 1
+    ints = {"count": t.size, "together": together, "layer": a["layer"], "half": is_half(t)}
     operands = {"x": node.inputs[0], "random": node.inputs[1], "y": node.outputs[0]}
     low.emit("dropout", operands, ints, {"rate": a["rate"]})
 
@@ -226,32 +227,38 @@ def _lower_dropout(low: Any, node: Node) -> None:
 def _dropout_gradient(build: Any, node: Node, grads: Sequence[str | None]) -> Sequence[str | None]:
     (dy,) = grads
     assert dy is not None
-    a = {"rate": node.attributes["rate"], "layer": node.attributes["layer"]}
-    return [build.add("train_dropout", [dy, node.inputs[1]], node.inputs[0], **a), None]
+    return [build.add("train_dropout", [dy, node.inputs[1]], node.inputs[0], **node.attributes), None]
 
 
 def _dropout_to_onnx(write: Any, node: Node) -> None:
-    """The runtime draws the numbers, so the backward pass reads the forward pass's mask."""
+    """The runtime draws the numbers, so the backward pass reads the forward pass's mask.
+
+    For whole samples, the mask is that of one value of each; of constants, a runtime would draw them once for all.
+    """
     a = write.attributes(node)
-    key = ("dropout", a["layer"])
+    key, scale = ("dropout", a["layer"]), 1.0 / (1.0 - a["rate"]) if a["rate"] < 1 else 0.0
     (x,), first = write.together(node.inputs[0])
-    if key not in write.shared:
-        y, mask = write("Dropout", x, float(a["rate"]), np.asarray(True), outputs=2, seed=a["layer"] + 1)
+    drawn = key not in write.shared
+    if drawn:
+        axes = np.arange(1, len(write.type(node.inputs[0]).shape))
+        source = write("Slice", x, 0 * axes, 0 * axes + 1, axes) if a["samples"] else x
+        y, mask = write("Dropout", source, float(a["rate"]), np.asarray(True), outputs=2, seed=a["layer"] + 1)
         write.shared[key] = (mask, first)
-    else:
-        mask, first = write.shared[key]
-        dy = write.first(node.inputs[0]) if first else write.ours(node.inputs[0])
-        y = write("Mul", write("Mul", dy, write("Cast", mask, to=1)), 1.0 / (1.0 - a["rate"]))
+    mask, layout = write.shared[key]
+    if a["samples"] or not drawn:
+        first = first if a["samples"] else layout
+        x = write.first(node.inputs[0]) if first else write.ours(node.inputs[0])
+        y = write("Mul", write("Mul", x, write("Cast", mask, to=1)), scale)
     write.give(node.outputs[0], y, first)
 
 
-#: Dropout in training. `random` is the state (seed, step); `layer` tells the dropouts of a network apart. The gradient
-#: draws the same numbers again, so nothing is saved.
+#: Dropout in training. `random` is the state (seed, step); `layer` tells the dropouts of a network apart; with
+#: `samples`, a number holds for all values of a sample. The gradient draws them again, so nothing is saved.
 TRAIN_DROPOUT = Operator(
     "train_dropout",
     ("x", "random"),
     _like_first,
-    {"rate": REQUIRED, "layer": REQUIRED},
+    {"rate": REQUIRED, "layer": REQUIRED, "samples": False},
     lower=_lower_dropout,
     gradient=_dropout_gradient,
     saves=("random",),

@@ -59,8 +59,13 @@ def _identity_to_onnx(write: Any, node: Node) -> None:
 
 
 def _dropout_to_onnx(write: Any, node: Node) -> None:
+    """ONNX has no word for whole samples, so that an exported network is one without stochastic depth."""
+    a = write.attributes(node)
+    if a["samples"]:
+        _identity_to_onnx(write, node)
+        return
     (x,), first = write.together(node.inputs[0])
-    write.give(node.outputs[0], write("Dropout", x, float(write.attributes(node)["rate"])), first)
+    write.give(node.outputs[0], write("Dropout", x, float(a["rate"])), first)
 
 
 def _reshape_channels(channels: Channels, node: Node) -> None:
@@ -117,6 +122,12 @@ def _same(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
     return [ins[0]]
 
 
+def _dropout_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
+    if not 0.0 <= a["rate"] <= 1.0:
+        raise ShapeError(f"rate is {a['rate']}; it can be 0 to 1")
+    return _same(a, ins)
+
+
 IDENTITY = Operator(
     "identity",
     ("x",),
@@ -131,11 +142,13 @@ IDENTITY = Operator(
     channels=each_channel,
 )
 #: Zeroes a share `rate` of the values in training and scales the rest (Srivastava et al. 2014); nothing in inference.
+#: With `samples`, whole samples at once: stochastic depth, where it stands before a residual is added (Huang et al.
+#: 2016, "Deep Networks with Stochastic Depth", section 3).
 DROPOUT = Operator(
     "dropout",
     ("x",),
-    _same,
-    {"rate": 0.5},
+    _dropout_shape,
+    {"rate": 0.5, "samples": False},
     cost=_free,
     lower=_alias_lower,
     in_place=(0,),

@@ -2,16 +2,15 @@
 
 Source: the EfficientNet-Lite release in TensorFlow's TPU repository, `efficientnet_lite_builder.py`: the stages of
 EfficientNet-B0; width, depth and image size scaled; stem, head and the number of blocks in the first and the last stage
-not scaled. Pads as TensorFlow does, batch norm eps 1e-3.
+not scaled. Pads as TensorFlow does, batch norm eps 1e-3. The release trains with stochastic depth (0.2); here that is
+asked for, as these networks are mostly fine-tuned on few photos.
 """
 
 from __future__ import annotations
 
-import math
-
 from homespun.graph import Graph
-from homespun.zoo.efficientnet import STAGES, Scale
-from homespun.zoo.layers import ImageSize, Style, begin, classify, conv_norm, divisible, inverted_residual
+from homespun.zoo.efficientnet import Builder, Scale, body, named, plan
+from homespun.zoo.layers import ImageSize, Style, begin, classify
 from homespun.zoo.pretrained import Renames, Weights, load_weights
 
 _STYLE = Style(padding="same_upper", eps=1e-3, momentum=0.01)
@@ -31,107 +30,40 @@ RENAMES: Renames = (
     (r"_bn1\.", r"head.norm."),
     (r"_fc\.", r"classifier."),
 )
-
-
+_CHANNELS, _HEAD = 32, 1280
+_ENDS = (0, 6)
 _SCALES = {
-    "efficientnet_lite0": Scale(1.0, 1.0, 224, 0.2),
-    "efficientnet_lite1": Scale(1.0, 1.1, 240, 0.2),
-    "efficientnet_lite2": Scale(1.1, 1.2, 260, 0.3),
-    "efficientnet_lite3": Scale(1.2, 1.4, 280, 0.3),
-    "efficientnet_lite4": Scale(1.4, 1.8, 300, 0.3),
+    "efficientnet_lite0": Scale(1.0, 1.0, 224, 0.2, _ENDS),
+    "efficientnet_lite1": Scale(1.0, 1.1, 240, 0.2, _ENDS),
+    "efficientnet_lite2": Scale(1.1, 1.2, 260, 0.3, _ENDS),
+    "efficientnet_lite3": Scale(1.2, 1.4, 280, 0.3, _ENDS),
+    "efficientnet_lite4": Scale(1.4, 1.8, 300, 0.3, _ENDS),
 }
 
 
-def _build(
-    name: str,
-    classes: int,
-    width: float,
-    image_size: ImageSize | None,
-    dropout: float | None,
-    seed: int,
-    weights: Weights,
-) -> Graph:
+def _builder(name: str, millions: float) -> Builder:
     scale = _SCALES[name]
-    build, x = begin(name, scale.image_size if image_size is None else image_size, seed, _METADATA)
-    channels = 32
-    x = conv_norm(build, x, "stem", 3, channels, _STYLE, kernel=3, stride=2)
-    index = 0
-    for stage, (repeats, kernel, stride, expand, wide) in enumerate(STAGES):
-        outputs = divisible(wide * scale.width * width)
-        fixed = stage in (0, len(STAGES) - 1)
-        for block in range(repeats if fixed else math.ceil(repeats * scale.depth)):
-            x = inverted_residual(
-                build,
-                x,
-                f"blocks.{index}",
-                channels,
-                outputs,
-                _STYLE,
-                wide=channels * expand,
-                stride=stride if block == 0 else 1,
-                kernel=kernel,
-            )
-            channels, index = outputs, index + 1
-    x = conv_norm(build, x, "head", channels, 1280, _STYLE)
-    graph = classify(build, x, 1280, classes, scale.dropout if dropout is None else dropout)
-    return load_weights(graph, weights, RENAMES)
+
+    def build(
+        classes: int = 1000,
+        width: float = 1.0,
+        image_size: ImageSize | None = None,
+        dropout: float | None = None,
+        seed: int = 0,
+        weights: Weights = None,
+        *,
+        stochastic_depth: float = 0.0,
+    ) -> Graph:
+        build, x = begin(name, image_size or scale.image_size, seed, _METADATA)
+        x = body(build, x, plan(scale, width, _CHANNELS), _STYLE, _HEAD, stochastic_depth, squeeze=False)
+        graph = classify(build, x, _HEAD, classes, scale.dropout if dropout is None else dropout)
+        return load_weights(graph, weights, RENAMES)
+
+    return named(build, name, __name__, f"EfficientNet-L{name[-4:]}", scale, millions)
 
 
-def efficientnet_lite0(
-    classes: int = 1000,
-    width: float = 1.0,
-    image_size: ImageSize | None = None,
-    dropout: float | None = None,
-    seed: int = 0,
-    weights: Weights = None,
-) -> Graph:
-    """EfficientNet-Lite0, 224x224, 4.7 million parameters. `width` multiplies the channels of the blocks further."""
-    return _build("efficientnet_lite0", classes, width, image_size, dropout, seed, weights)
-
-
-def efficientnet_lite1(
-    classes: int = 1000,
-    width: float = 1.0,
-    image_size: ImageSize | None = None,
-    dropout: float | None = None,
-    seed: int = 0,
-    weights: Weights = None,
-) -> Graph:
-    """EfficientNet-Lite1, 240x240, 5.4 million parameters. `width` multiplies the channels of the blocks further."""
-    return _build("efficientnet_lite1", classes, width, image_size, dropout, seed, weights)
-
-
-def efficientnet_lite2(
-    classes: int = 1000,
-    width: float = 1.0,
-    image_size: ImageSize | None = None,
-    dropout: float | None = None,
-    seed: int = 0,
-    weights: Weights = None,
-) -> Graph:
-    """EfficientNet-Lite2, 260x260, 6.1 million parameters. `width` multiplies the channels of the blocks further."""
-    return _build("efficientnet_lite2", classes, width, image_size, dropout, seed, weights)
-
-
-def efficientnet_lite3(
-    classes: int = 1000,
-    width: float = 1.0,
-    image_size: ImageSize | None = None,
-    dropout: float | None = None,
-    seed: int = 0,
-    weights: Weights = None,
-) -> Graph:
-    """EfficientNet-Lite3, 280x280, 8.2 million parameters. `width` multiplies the channels of the blocks further."""
-    return _build("efficientnet_lite3", classes, width, image_size, dropout, seed, weights)
-
-
-def efficientnet_lite4(
-    classes: int = 1000,
-    width: float = 1.0,
-    image_size: ImageSize | None = None,
-    dropout: float | None = None,
-    seed: int = 0,
-    weights: Weights = None,
-) -> Graph:
-    """EfficientNet-Lite4, 300x300, 13.0 million parameters. `width` multiplies the channels of the blocks further."""
-    return _build("efficientnet_lite4", classes, width, image_size, dropout, seed, weights)
+efficientnet_lite0 = _builder("efficientnet_lite0", 4.7)
+efficientnet_lite1 = _builder("efficientnet_lite1", 5.4)
+efficientnet_lite2 = _builder("efficientnet_lite2", 6.1)
+efficientnet_lite3 = _builder("efficientnet_lite3", 8.2)
+efficientnet_lite4 = _builder("efficientnet_lite4", 13.0)

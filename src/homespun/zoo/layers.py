@@ -100,9 +100,11 @@ def inverted_residual(
     stride: int,
     kernel: int = 3,
     squeeze: Squeeze | None = None,
+    left_out: float = 0.0,
 ) -> str:
     """Expand to `wide` channels, filter by depth, gate if asked, project, and add the input where shapes allow.
 
+    Where it is added, training leaves out all before for a share `left_out` of the samples (stochastic depth).
     Source: Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", section 3.4.
     """
     y = x
@@ -113,8 +115,19 @@ def inverted_residual(
         y = squeeze_excite(build, y, f"{name}.squeeze", wide, squeeze)
     y = conv_norm(build, y, f"{name}.project", wide, outputs, style, activate=False)
     if stride == 1 and inputs == outputs:
+        if left_out > 0:
+            y = str(build.op("dropout", y, name=f"{name}.dropout", rate=left_out, samples=True))
         y = str(build.op("add", y, x, name=f"{name}.add"))
     return y
+
+
+def torchvision_names(theirs: str, ours: str, parts: Sequence[str]) -> dict[str, str]:
+    """Beginnings of torchvision's names of an inverted residual's layers, which counts them, and ours."""
+    names: dict[str, str] = {}
+    for i, part in enumerate(parts):
+        layers = {"fc1.": "reduce.", "fc2.": "expand."} if part == "squeeze" else {"0.": "conv.", "1.": "norm."}
+        names |= {f"{theirs}.{i}.{a}": f"{ours}.{part}.{b}" for a, b in layers.items()}
+    return names
 
 
 def classify(build: GraphBuilder, x: str, channels: int, classes: int, dropout: float) -> Graph:

@@ -19,6 +19,7 @@ from homespun.zoo.layers import (
     conv_norm,
     divisible,
     inverted_residual,
+    torchvision_names,
 )
 from homespun.zoo.pretrained import Renames, Weights, load_weights
 
@@ -106,10 +107,7 @@ def _build(
             squeeze=squeeze,
         )
         parts = [*(["expand"] if wide != channels else []), "depthwise", *(["squeeze"] if squeeze else []), "project"]
-        for j, part in enumerate(parts):
-            theirs, ours = f"features.{i + 1}.block.{j}.", f"blocks.{i}.{part}."
-            layers = {"fc1.": "reduce.", "fc2.": "expand."} if part == "squeeze" else {"0.": "conv.", "1.": "norm."}
-            names |= {theirs + a: ours + b for a, b in layers.items()}
+        names |= torchvision_names(f"features.{i + 1}.block", f"blocks.{i}", parts)
         channels = outputs
     wide, last = 6 * channels, divisible(last * width)
     x = conv_norm(build, x, "head", channels, wide, _STYLE)

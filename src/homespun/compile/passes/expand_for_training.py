@@ -4,7 +4,8 @@ Rule 1: `conv2d` and `linear` become `train_conv2d` and `train_linear`, which re
 an activation or residual that was fused into them becomes a node again.
 Rule 2: `batch_norm` becomes sums, coefficients and `normalize`; if neither its weight nor its bias is trained, it is
 frozen: coefficients come from the running statistics, and those stay.
-Rule 3: `dropout` draws numbers from the state `random`; with a rate of zero it goes.
+Rule 3: `dropout` draws numbers from the state `random`; with a rate of zero it goes. That of whole samples goes too
+where no trained parameter stands before it: what is frozen computes the same at every step.
 Rule 4: `attention` becomes `train_attention`, which draws numbers too where its dropout is not zero.
 Rule 5: an activation that alone reads a `normalize`, and then an addition that alone reads it, move into it.
 """
@@ -40,15 +41,17 @@ def expand_for_training(
     old, graph.nodes = graph.nodes, []
     statistics: list[RunningStatistics] = []
     dropouts = 0
+    learning = set(trainable)  # and what follows from them
     for node in old:
         a = attributes(node)
+        if not learning.isdisjoint(node.inputs):
+            learning.update(node.outputs)
         if node.op in ("conv2d", "linear"):
             _expand_layer(graph, node)
         elif node.op == "batch_norm":
             _expand_norm(graph, node, types, trainable, statistics)
-        elif node.op == "dropout" and a["rate"] > 0:
-            source = node.inputs[0]
-            graph.add_node("train_dropout", (source, random), node.outputs, {"rate": a["rate"], "layer": dropouts})
+        elif node.op == "dropout" and a["rate"] > 0 and (node.inputs[0] in learning or not a["samples"]):
+            graph.add_node("train_dropout", (node.inputs[0], random), node.outputs, {**a, "layer": dropouts})
             dropouts += 1
         elif node.op == "dropout":
             graph.add_node("identity", node.inputs, node.outputs)
