@@ -10,6 +10,7 @@ import numpy as np
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
+from homespun.ops.detection_onnx import gradient_to_onnx, loss_to_onnx
 
 _ATTRIBUTES: dict[str, Any] = {"anchors": REQUIRED, "first": REQUIRED, "boxes": 3, "ignore": 0.7}
 
@@ -77,9 +78,16 @@ YOLO_LOSS = Operator(
     lower=_lower,
     gradient=_gradient,
     saves=("maps", "truths"),
+    to_onnx=loss_to_onnx,
 )
 YOLO_LOSS_GRADIENT = Operator(
-    "yolo_loss_gradient", ("maps", "truths", "dloss"), _gradient_shape, _ATTRIBUTES, cost=_cost, lower=_lower
+    "yolo_loss_gradient",
+    ("maps", "truths", "dloss"),
+    _gradient_shape,
+    _ATTRIBUTES,
+    cost=_cost,
+    lower=_lower,
+    to_onnx=gradient_to_onnx,
 )
 
 OPERATORS = (YOLO_LOSS, YOLO_LOSS_GRADIENT)

@@ -7,7 +7,9 @@ out: every output `NAME/next` is what the input `NAME` is to be in the next step
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from homespun.compile.passes import drop_inference_identities, fold_batch_norm
 from homespun.compile.training import COMMON_STATES, LOSS, joint_graph
@@ -16,6 +18,7 @@ from homespun.formats.onnx.exporter import Signature, as_model, write_file, writ
 from homespun.formats.onnx.writer import OnnxWriter
 from homespun.graph import TensorType, infer
 from homespun.ops.update import ONNX_HYPER
+from homespun.training.steps import listed
 
 if TYPE_CHECKING:
     from homespun.training.model_state import ModelState
@@ -31,21 +34,26 @@ def export_step(
     programs: Programs,
     path: str | Path,
     batch: int | None = None,
+    targets: Any = None,
     predictor: str | Path = "",
 ) -> None:
     """Write the step of `batch` samples; the trainer's state as it is now is what the inputs default to.
 
     Inputs: the model's, with images as `hs.save` writes them; `target` (`target1`, ...); `learning_rate`; `step`, the
     number of steps done; parameters, statistics and the optimizer's states. Outputs: `loss`, then all that goes on.
+    `targets` are an example, an array or a list, where the loss takes others than integer labels: probabilities,
+    numbers, or as many objects as an image has at most. Their first axis is the batch then.
     `predictor` is where to write the network in inference form, with the same parameters and statistics as inputs.
     Dropout draws the runtime's random numbers; all else computes what the trainer does, in float32.
-    Raises `OptionError` for a mixed-precision trainer, `ModelError` where an operator has no form in ONNX.
+    Raises `OptionError` for a mixed-precision trainer, `ModelError` that lists all nodes which have no form in ONNX,
+    `ShapeError` or `TrainingError` for targets that a step would not take.
     """
     if trainer.precision != "float32":
         raise OptionError("a training step is written in float32; make the trainer with precision='float32'")
-    batch = batch or trainer.batch
+    example = None if targets is None else [np.asarray(t) for t in listed(targets)]
+    batch = batch or (example[0].shape[0] if example else trainer.batch)
     model = trainer.model()
-    plan = programs.plain_plan(batch)
+    plan = programs.plain_plan(batch, example)
     own = {t.name for t in state.split.trained.with_role("parameter", "state")}
     states = {n: t for n, t in state.store.layout.types.items() if n not in own}
     joint, types, inputs = joint_graph(state.trained_part(), plan, "step", batch, states)
@@ -54,8 +62,7 @@ def export_step(
     write = OnnxWriter(joint, types)
     for name in model.inputs:
         signature.input(write, name, infer(model, batch)[name])
-    targets = inputs[len(inputs) - len(plan.targets) :]
-    for i, name in enumerate(targets):
+    for i, name in enumerate(inputs[len(inputs) - len(plan.targets) :]):
         signature.input(write, name, types[name], f"target{i or ''}", as_is=True)
     signature.default(write, RATE, trainer.learning_rate)
     signature.default(write, STEP, float(trainer.step_count))

@@ -128,9 +128,13 @@ class Programs:
         layouts = (self.state.store.layout, self.state.gradient_layout)
         return Draft(self.state.split.trained, plan, mode, batch, *layouts, self.isa, self.threads)
 
-    def plain_plan(self, batch: int) -> TrainingPlan:
-        """The plan of a step as operators by themselves: nothing fused, nothing computed twice."""
-        return replace(self._plan(self._likely_targets(batch), ()), fuse=False)
+    def plain_plan(self, batch: int, targets: Sequence[Array] | None = None) -> TrainingPlan:
+        """The plan of a step as operators by themselves: nothing fused, nothing computed twice. For targets like these;
+        integer labels, where there are none and the loss takes them. Raises as a step with these targets does."""
+        types = self._likely_targets(batch)
+        if targets is not None:
+            types = tuple(as_targets(self.loss, self._output_types(batch), targets)[0])
+        return replace(self._plan(types, ()), fuse=False)
 
     def _plan(self, targets: tuple[TensorType, ...], recompute: tuple[str, ...] | None) -> TrainingPlan:
         return TrainingPlan(

@@ -244,13 +244,15 @@ class Trainer(Stepping):
 
         export(self, path, weights, averaged=averaged, **options)
 
-    def export_step(self, path: str | Path, batch: int | None = None, *, predictor: str | Path = "") -> None:
+    def export_step(
+        self, path: str | Path, batch: int | None = None, *, targets: Any = None, predictor: str | Path = ""
+    ) -> None:
         """Write the step itself as a plain ONNX graph, which other runtimes train with; see
         `homespun.training.onnx_step`."""
         from homespun.training.onnx_step import export_step
 
         with self._lock:
-            export_step(self, self._state, self._programs, path, batch, predictor)
+            export_step(self, self._state, self._programs, path, batch, targets, predictor)
 
     def diagnose(self, x: Arrays, y: Arrays) -> str:
         """Where, in the order of the forward pass, values stop being finite: a sentence for a person to read."""

@@ -50,6 +50,7 @@ class OnnxWriter:
         self._ours: dict[str, str] = {}
         self._first: dict[str, str] = {}
         self._constants: dict[Any, str] = {}
+        self._held: list[Any] = []
         self._taken: set[str] = set()
         self._made: set[str] = set()
         self._renamed: dict[str, str] = {}
@@ -219,7 +220,10 @@ class OnnxWriter:
 
     def _constant(self, value: float | Array) -> str:
         array = np.asarray(value, np.float32) if type(value) in (int, float) else np.asarray(value)
-        key = (array.dtype.str, array.shape, array.tobytes()) if array.size < 64 else id(value)
+        key: Any = (array.dtype.str, array.shape, array.tobytes())
+        if array.size >= 64:
+            key = id(value)
+            self._held.append(value)  # so that no other array gets its id
         if key not in self._constants:
             name = self.fresh(
                 f"{self._stem}/constant"
