@@ -10,24 +10,30 @@ from __future__ import annotations
 import numpy as np
 
 from homespun.compression.moments import Moments, expected_moments
-from homespun.compression.per_channel import MAX_CODE, channel_scales
+from homespun.compression.scales import MAX_CODE, largest_scales, least_error_scales, nearest_codes
+from homespun.errors import OptionError
 from homespun.graph import Array, Graph, Node
 
 _WEIGHTED = ("conv2d", "linear")
+SCALES = {"least_error": least_error_scales, "largest": largest_scales}
 #: Share of the variance that the pixels under a small filter have in common: photos, and what filters make of them,
 #: are smooth. Results hardly depend on it between 0.7 and 0.97.
 SMOOTHNESS = 0.9
 
 
-def quantize_weights(graph: Graph) -> dict[str, tuple[Array, Array]]:
+def quantize_weights(graph: Graph, scales: str = "least_error") -> dict[str, tuple[Array, Array]]:
     """Codes (int8) and scales (float32, one for each output channel) of all convolution and linear weights, by name,
     but for those that are marked to stay in 16 bits.
 
-    Scales, and the codes 127 and -127, are those of `quantize_per_channel`; other codes differ by one from the
-    nearest where that helps. Weights that are already multiples of their scale keep their codes.
+    `scales` are those with the least squared error of each channel, or "largest", of its largest weight, as
+    `quantize_per_channel` has them. Codes are the nearest, or differ from it by one where that helps. Weights that are
+    multiples of their scale already keep their codes and scales under either rule.
     Source: an error model as in Nagel et al. 2020, "Up or down? Adaptive rounding for post-training quantization",
     section 3, with second moments that are a rank-one matrix plus a diagonal, minimised greedily.
+    Raises `OptionError` for another rule, `ModelError` if a weight is not finite.
     """
+    if scales not in SCALES:
+        raise OptionError(f"scales is {scales!r}; it can be {', '.join(repr(s) for s in SCALES)}")
     moments = expected_moments(graph)
     result: dict[str, tuple[Array, Array]] = {}
     for node in graph.nodes:
@@ -36,7 +42,7 @@ def quantize_weights(graph: Graph) -> dict[str, tuple[Array, Array]]:
             continue
         shape = tensor.data.shape
         columns = tensor.data.astype(np.float64).reshape(-1, shape[-1])
-        scale = channel_scales(columns)
+        scale = SCALES[scales](columns)
         common, own = _error_model(graph, node, shape, moments)
         codes = round_together(columns / scale, common, own)
         result[tensor.name] = (codes.astype(np.int8).reshape(shape), scale.astype(np.float32))
@@ -73,9 +79,9 @@ def round_together(exact: Array, common: Array, own: Array) -> Array:
 
     The error of a column e is (common . e)^2 + sum(own * e^2). Starts at the nearest numbers and, as long as it helps,
     moves the one by one whose move helps most: up or down, each once at most. Never beyond +-127, and those stay, since
-    they carry the scale.
+    they carry the scale; `exact` may be beyond, and what is clipped counts as error.
     """
-    codes = np.rint(exact)
+    codes = nearest_codes(exact)
     error = codes - exact
     common, own = np.broadcast_to(common, exact.shape), np.broadcast_to(own, exact.shape)
     total = (common * error).sum(axis=0)
