@@ -350,9 +350,9 @@ void pack_pairs(const float* b, int64_t row, int64_t inner, int64_t columns, uin
 // B(k, n) = b[n * row + k].
 void pack_pairs_transposed(const float* b, int64_t row, int64_t inner, int64_t columns, int64_t panel_pairs,
                            uint32_t* packed);
-// C = A B + bias; A rows x 2 pairs, `a_row` values apart.
-void gemm_pairs(const uint16_t* a, int64_t a_row, int64_t pairs, const uint32_t* packed, int64_t columns, int64_t rows,
-                const float* bias, float* c, int64_t c_row);
+// C = A B + bias, or C += A B; A rows x 2 pairs, `a_row` values apart; panels of B are `panel_pairs` pairs long.
+void gemm_pairs(const uint16_t* a, int64_t a_row, int64_t pairs, const uint32_t* packed, int64_t panel_pairs,
+                int64_t columns, int64_t rows, const float* bias, bool accumulate, float* c, int64_t c_row);
 // Two rows, one after the other, as one row of pairs. `b` null: zeros.
 void interleave(const uint16_t* a, const uint16_t* b, int64_t n, uint32_t* pairs);
 // C (inner x columns) += A^T B over pairs of rows.

@@ -1,9 +1,10 @@
 // Convolution and linear layers in training: forward with the sums that batch norm needs, and one backward kernel for
 // data and weight gradients. Normalisation and activation of the input, and the batch norm part of the output's
-// gradient, are computed while blocks of rows are loaded, so that only raw convolution outputs are ever stored.
-// Weights lie as the optimizer keeps them, (kernel_h, kernel_w, channels / groups, out_channels); panels are packed
-// into the workspace on every call.
-#include "train.hpp"
+// gradient, are computed while blocks of rows are loaded, so that only raw convolution outputs are ever stored. Windows
+// are multiplied a few of their positions at a time (windows.hpp), over as many pixels as the cache holds. Weights lie
+// as the optimizer keeps them, (kernel_h, kernel_w, channels / groups, out_channels); panels are packed into the
+// workspace on every call.
+#include "windows.hpp"
 
 namespace hs::HS_ISA {
 namespace {
@@ -60,61 +61,87 @@ int64_t even(const Ints& d, int64_t n) {
   return kPairProducts && d.half == 1 ? round_up(n, 2) : n;
 }
 
-// Rows [begin, end) of the matrix whose row m holds what lies under the window of output pixel m, for one group.
+// Rows [begin, end) of the matrix that a convolution of 1x1 multiplies: of pixels a stride apart, for one group.
 template <class S, class To, class Ints>
-void gather(const Ints& d, const typename S::Value* x, OnLoad load_as, int64_t group, int64_t begin, int64_t end,
-            typename To::Value* to, int64_t to_row) {
-  const int64_t channels = d.channels / d.groups, inner = inner_of(d), x_row = row_of(d.x_row, d.channels);
+void gather_pixels(const Ints& d, const typename S::Value* x, OnLoad load_as, int64_t group, int64_t begin, int64_t end,
+                   typename To::Value* to, int64_t to_row) {
+  const int64_t channels = d.channels / d.groups, x_row = row_of(d.x_row, d.channels);
   load_as = part_of(load_as, group * channels);
-  if (d.kernel_h == 1 && d.kernel_w == 1 && d.stride_h == 1 && d.stride_w == 1 && d.pad_top == 0 && d.pad_left == 0 &&
-      d.out_height == d.height && d.out_width == d.width) {
-    for (int64_t m = begin; m < end; ++m, to += to_row) {
-      load_row<S, To>(x + m * x_row + group * channels, load_as, to, channels);
-      if (to_row > inner) to[inner] = 0;
-    }
-    return;
-  }
   const int64_t pixels = d.out_height * d.out_width;
+  const bool same = d.stride_h == 1 && d.stride_w == 1 && d.pad_top == 0 && d.pad_left == 0 &&
+                    d.out_height == d.height && d.out_width == d.width;
   for (int64_t m = begin; m < end; ++m, to += to_row) {
-    const int64_t image = m / pixels, top = m % pixels / d.out_width * d.stride_h - d.pad_top;
-    const int64_t left = m % d.out_width * d.stride_w - d.pad_left;
-    typename To::Value* y = to;
-    if (to_row > inner) to[inner] = 0;
-    for (int64_t i = 0; i < d.kernel_h; ++i)
-      for (int64_t j = 0; j < d.kernel_w; ++j, y += channels) {
-        const int64_t line = top + i * d.dilation_h, column = left + j * d.dilation_w;
-        if (line < 0 || line >= d.height || column < 0 || column >= d.width) {
-          clear<To>(y, channels);
-        } else {
-          load_row<S, To>(x + ((image * d.height + line) * d.width + column) * x_row + group * channels, load_as, y,
-                          channels);
-        }
-      }
+    const int64_t line = m % pixels / d.out_width * d.stride_h - d.pad_top;
+    const int64_t column = m % d.out_width * d.stride_w - d.pad_left;
+    const int64_t pixel = same ? m : (m / pixels * d.height + line) * d.width + column;
+    if (line < 0 || line >= d.height || column < 0 || column >= d.width) {
+      clear<To>(to, channels);
+    } else {
+      load_row<S, To>(x + pixel * x_row + group * channels, load_as, to, channels);
+    }
+    if (to_row > channels) to[channels] = 0;
   }
 }
 
+// How windows over the input lie.
+template <class Ints>
+Window window_of(const Ints& d) {
+  return {d.height,   d.width,    d.out_height, d.out_width,  d.kernel_h, d.kernel_w,
+          d.stride_h, d.stride_w, d.dilation_h, d.dilation_w, -d.pad_top, -d.pad_left};
+}
+// And those over the gradient of the output, of a convolution without strides.
+Window gradient_window_of(const BackwardInts& d) {
+  return {d.out_height,  d.out_width,   d.height,  d.width,   d.kernel_h, d.kernel_w, 1, 1,
+          -d.dilation_h, -d.dilation_w, d.pad_top, d.pad_left};
+}
+template <class Ints>
+bool has_window(const Ints& d) {
+  return d.kernel_h * d.kernel_w > 1;
+}
+
+template <class S, class To, class Ints>
+auto input_lines(const Ints& d, const typename S::Value* x, OnLoad load_as, typename To::Value* ring, int64_t lines) {
+  const int64_t x_row = row_of(d.x_row, d.channels), channels = d.channels;
+  const auto load = [=](int64_t pixel, int64_t count, typename To::Value* to) {
+    if (x_row == channels && !changes(load_as))
+      return load_row<S, To>(x + pixel * x_row, load_as, to, count * channels);
+    for (int64_t i = 0; i < count; ++i) load_row<S, To>(x + (pixel + i) * x_row, load_as, to + i * channels, channels);
+  };
+  return Lines<To, decltype(load)>{window_of(d), channels, load, ring, lines};
+}
+
 // Rows [begin, end) of the matrix whose row m holds the gradients of all output pixels that read input pixel m, in the
-// order of the window; zeros where a position of the window has none.
+// order of the window, of some of its positions; zeros where a position has none. For strides.
 template <class S, class To>
 void gather_gradient(const BackwardInts& d, const OutputGradient<S>& from, int64_t group, int64_t begin, int64_t end,
-                     typename To::Value* to, int64_t to_row) {
+                     Range positions, typename To::Value* to, int64_t to_row) {
   const int64_t outputs = d.out_channels / d.groups, padded = even(d, outputs), pixels = d.height * d.width;
   for (int64_t m = begin; m < end; ++m, to += to_row) {
     const int64_t image = m / pixels, line = m % pixels / d.width + d.pad_top, column = m % d.width + d.pad_left;
     typename To::Value* y = to;
-    for (int64_t i = 0; i < d.kernel_h; ++i)
-      for (int64_t j = 0; j < d.kernel_w; ++j, y += padded) {
-        const int64_t oy = line - i * d.dilation_h, ox = column - j * d.dilation_w;
-        const bool reads = oy >= 0 && ox >= 0 && oy % d.stride_h == 0 && ox % d.stride_w == 0 &&
-                           oy / d.stride_h < d.out_height && ox / d.stride_w < d.out_width;
-        if (!reads) {
-          clear<To>(y, padded);
-          continue;
-        }
-        const int64_t pixel = (image * d.out_height + oy / d.stride_h) * d.out_width + ox / d.stride_w;
-        load_gradient<S, To>(from, pixel, group * outputs, outputs, padded, y);
+    for (int64_t p = positions.begin; p < positions.end; ++p, y += padded) {
+      const int64_t oy = line - p / d.kernel_w * d.dilation_h, ox = column - p % d.kernel_w * d.dilation_w;
+      const bool reads = oy >= 0 && ox >= 0 && oy % d.stride_h == 0 && ox % d.stride_w == 0 &&
+                         oy / d.stride_h < d.out_height && ox / d.stride_w < d.out_width;
+      if (!reads) {
+        clear<To>(y, padded);
+        continue;
       }
+      const int64_t pixel = (image * d.out_height + oy / d.stride_h) * d.out_width + ox / d.stride_w;
+      load_gradient<S, To>(from, pixel, group * outputs, outputs, padded, y);
+    }
   }
+}
+
+template <class S, class To>
+auto gradient_lines(const BackwardInts& d, const OutputGradient<S>& from, typename To::Value* ring, int64_t lines) {
+  const int64_t outputs = d.out_channels / d.groups, padded = even(d, outputs), groups = d.groups;
+  const auto load = [=](int64_t pixel, int64_t count, typename To::Value* to) {
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t group = 0; group < groups; ++group, to += padded)
+        load_gradient<S, To>(from, pixel + i, group * outputs, outputs, padded, to);
+  };
+  return Lines<To, decltype(load)>{gradient_window_of(d), groups * padded, load, ring, lines};
 }
 
 // This thread's share of the panels of one group's weights; a barrier must follow. As pairs, two values take the place
@@ -161,7 +188,7 @@ void pack_transposed(const float* weights, int64_t positions, int64_t channels, 
 
 // Memory of the workspace, in floats: shared first, then a part for each thread. All parts are multiples of 64 bytes.
 struct ForwardPlan {
-  int64_t inner, a_row, columns, rows, block, packed, a, c, per_thread;
+  int64_t inner, positions, at_once, a_row, columns, rows, block, packed, lines, a, c, ring, per_thread;
   bool by_columns;
 };
 ForwardPlan plan_forward(const ForwardInts& d, int threads) {
@@ -169,14 +196,21 @@ ForwardPlan plan_forward(const ForwardInts& d, int threads) {
   p.inner = inner_of(d);
   p.columns = d.out_channels / d.groups;
   p.rows = d.batch * d.out_height * d.out_width;
-  p.block = rows_that_fit(p.inner + p.columns, p.rows);
+  p.positions = d.kernel_h * d.kernel_w;
+  p.at_once = positions_at_once(p.positions, d.channels / d.groups);
+  // Few rows, or more weights than input: share the output channels out, and let each thread load all rows for itself.
+  p.by_columns = p.columns >= threads * kPanel &&
+                 (p.rows < 4 * threads * kTileRows || (p.rows <= p.columns && p.inner * p.columns > (512 << 10)));
+  const int64_t inner = p.at_once * (d.channels / d.groups);
+  p.block = rows_that_fit(inner + (p.by_columns ? divide_up(p.columns, threads) : p.columns), p.rows);
   p.packed = d.groups * packed_floats(p.inner, p.columns);
-  p.a_row = even(d, p.inner);
+  p.a_row = spread(even(d, inner));
   p.a = round_up(p.block * p.a_row, 32);
   p.c = round_up(p.block * p.columns, 16);
-  p.per_thread = p.a + p.c + round_up(4 * d.out_channels, 16);
-  // Few rows: share the output channels out, and let each thread load all rows for itself.
-  p.by_columns = p.rows < 4 * threads * kTileRows && p.columns >= threads * kPanel;
+  const Window w = window_of(d);
+  p.lines = has_window(d) ? ring_lines(w, p.block, p.at_once == p.positions && d.groups == 1) : 0;
+  p.ring = round_up(p.lines * line_pixels(w) * d.channels, 32);
+  p.per_thread = p.a + p.c + p.ring + round_up(4 * d.out_channels, 16);
   return p;
 }
 
@@ -195,7 +229,8 @@ void forward(const Context& context) {
   float* mine = packed + plan.packed + context.thread * plan.per_thread;
   auto* a_block = reinterpret_cast<typename Block<S>::Value*>(mine);
   float* c_block = mine + plan.a;
-  double* sums = reinterpret_cast<double*>(c_block + plan.c);
+  auto* ring = reinterpret_cast<typename Block<S>::Value*>(c_block + plan.c);
+  double* sums = reinterpret_cast<double*>(c_block + plan.c + plan.ring);
   const bool counts = !p.sums.absent();
   constexpr bool pairs = !Block<S>::is_float;
   const OnLoad load_as = on_load(p.coefficients, d.channels, {static_cast<Activation>(d.activation), f.alpha, f.beta});
@@ -211,49 +246,54 @@ void forward(const Context& context) {
       plan.by_columns ? share(plan.columns, kPanel, context.thread, context.threads) : Range{0, plan.columns};
   const bool direct = S::is_float && is_product(d) && !changes(load_as);
   const int64_t x_row = row_of(d.x_row, d.channels), z_row = row_of(d.z_row, d.out_channels);
-  for (int64_t begin = rows.begin; begin < rows.end; begin += plan.block) {
+  const int64_t width = columns.end - columns.begin, channels = d.channels / d.groups;
+  auto lines = input_lines<S, Block<S>>(d, x, load_as, ring, plan.lines);
+  for (int64_t begin = rows.begin; begin < rows.end && width > 0; begin += plan.block) {
     const int64_t count = min_of(plan.block, rows.end - begin);
     for (int64_t group = 0; group < d.groups; ++group) {
-      const int64_t first = group * plan.columns + columns.begin, width = columns.end - columns.begin;
-      if (width <= 0) continue;
-      double* group_sums = counts ? sums + first : nullptr;
-      if (!direct) gather<S, Block<S>>(d, x, load_as, group, begin, begin + count, a_block, plan.a_row);
-      if constexpr (pairs) {
-        const int64_t inner_pairs = plan.a_row / 2;
-        const uint32_t* b = reinterpret_cast<const uint32_t*>(packed + group * packed_floats(plan.inner, plan.columns));
-        gemm_pairs(a_block, plan.a_row, inner_pairs, b + columns.begin * inner_pairs, width, count,
-                   bias == nullptr ? nullptr : bias + first, c_block, plan.columns);
-        finish_forward<S>(c_block, plan.columns, count, width, z + begin * z_row + first, z_row, group_sums,
-                          d.out_channels);
-        continue;
-      }
-      Gemm g{};
-      g.rows = count;
-      g.columns = plan.columns;
-      g.inner = plan.inner;
-      g.a = direct ? reinterpret_cast<const float*>(x) + begin * x_row : reinterpret_cast<const float*>(a_block);
-      g.a_row = direct ? x_row : plan.inner;
-      g.b = packed + group * packed_floats(plan.inner, plan.columns);
-      g.b_inner = kPanel;
-      g.b_panel = plan.inner * kPanel;
-      g.epilogue.bias = bias == nullptr ? nullptr : bias + group * plan.columns;
-      if constexpr (S::is_float) {
-        g.c = reinterpret_cast<float*>(z) + begin * z_row + group * plan.columns;
-        g.c_row = z_row;
+      const int64_t first = group * plan.columns + columns.begin;
+      float* c = S::is_float ? reinterpret_cast<float*>(z) + begin * z_row + group * plan.columns : c_block;
+      const int64_t c_row = S::is_float ? z_row : plan.columns;
+      const float* b = packed + group * packed_floats(plan.inner, plan.columns);
+      for (int64_t at = 0; at < plan.positions; at += plan.at_once) {
+        const Range positions{at, min_of(plan.positions, at + plan.at_once)};
+        const int64_t inner = (positions.end - at) * channels;
+        if (has_window(d)) {
+          lines.gather(begin, begin + count, positions, group * channels, channels, a_block, plan.a_row);
+          for (int64_t r = 0; pairs && inner % 2 != 0 && r < count; ++r) a_block[r * plan.a_row + inner] = 0;
+        } else if (!direct) {
+          gather_pixels<S, Block<S>>(d, x, load_as, group, begin, begin + count, a_block, plan.a_row);
+        }
+        if constexpr (pairs) {
+          const int64_t all = even(d, plan.inner) / 2;
+          gemm_pairs(a_block, plan.a_row, divide_up(inner, 2),
+                     reinterpret_cast<const uint32_t*>(b) + columns.begin * all + at * channels / 2 * kPanel, all,
+                     width, count, bias == nullptr || at > 0 ? nullptr : bias + first, at > 0, c + columns.begin,
+                     c_row);
+          continue;
+        }
+        Gemm g{};
+        g.rows = count;
+        g.columns = plan.columns;
+        g.inner = inner;
+        g.a = direct ? reinterpret_cast<const float*>(x) + begin * x_row : reinterpret_cast<const float*>(a_block);
+        g.a_row = direct ? x_row : plan.a_row;
+        g.b = b + at * channels * kPanel;
+        g.b_inner = kPanel;
+        g.b_panel = plan.inner * kPanel;
+        g.epilogue.bias = bias == nullptr || at > 0 ? nullptr : bias + group * plan.columns;
+        g.c = c;
+        g.c_row = c_row;
+        g.accumulate = at > 0;
         gemm(g, {0, count}, columns);
-        finish_forward<S>(g.c + columns.begin, g.c_row, count, width, nullptr, 0, group_sums, d.out_channels);
-      } else {
-        g.c = c_block;
-        g.c_row = plan.columns;
-        gemm(g, {0, count}, columns);
-        finish_forward<S>(c_block + columns.begin, plan.columns, count, width, z + begin * z_row + first, z_row,
-                          group_sums, d.out_channels);
       }
+      finish_forward<S>(c + columns.begin, c_row, count, width, S::is_float ? nullptr : z + begin * z_row + first,
+                        z_row, counts ? sums + first : nullptr, d.out_channels);
     }
   }
   if (!counts) return;
   barrier(context);
-  const double* all = reinterpret_cast<const double*>(packed + plan.packed + plan.a + plan.c);
+  const double* all = reinterpret_cast<const double*>(packed + plan.packed + plan.a + plan.c + plan.ring);
   combine_sums(all, context.threads, 2 * d.out_channels, plan.per_thread / 2, p.sums, context.thread);
 }
 
@@ -265,34 +305,49 @@ int64_t forward_workspace(const int64_t* ints, int threads) {
 }
 
 struct BackwardPlan {
-  int64_t inner, x_row, columns, padded, rows, x_rows, back_inner, in_columns, block, x_block;
-  int64_t packed, dz, x, dx, partial, pairs, per_thread;
+  int64_t inner, positions, at_once, x_at_once, x_row, dz_row, columns, padded, rows, x_rows, back_inner, in_columns;
+  int64_t block, x_block, lines, x_lines, packed, dz, x, dx, ring, partial, pairs, per_thread;
   bool same_rows;      // input and output pixels correspond: one walk serves both gradients
   bool split_weights;  // threads share the weight gradient out, rather than the rows
+  bool by_lines;       // the data gradient reads the output's through windows
 };
 BackwardPlan plan_backward(const BackwardInts& d, int threads) {
   BackwardPlan p{};
   p.inner = inner_of(d);
+  p.positions = d.kernel_h * d.kernel_w;
   p.columns = d.out_channels / d.groups;
-  p.padded = round_up(p.columns, kWidth);
   p.rows = d.batch * d.out_height * d.out_width;
   p.x_rows = d.batch * d.height * d.width;
   p.same_rows = is_product(d);
-  p.back_inner = d.kernel_h * d.kernel_w * even(d, p.columns);
-  p.x_row = even(d, p.inner);
+  p.by_lines = has_window(d) && d.stride_h == 1 && d.stride_w == 1;
+  p.back_inner = p.positions * even(d, p.columns);
   p.in_columns = d.channels / d.groups;
+  p.at_once = positions_at_once(p.positions, p.in_columns);
+  p.x_at_once = positions_at_once(p.positions, even(d, p.columns));
+  const int64_t inner = p.at_once * p.in_columns, back_inner = p.x_at_once * even(d, p.columns);
   p.split_weights = p.inner * p.columns * threads > (256 << 10) || p.rows < 64 * threads;
-  p.block = rows_that_fit(p.inner + p.padded + (p.same_rows ? p.in_columns : 0), p.rows);
-  p.x_block = p.same_rows ? p.block : rows_that_fit(p.back_inner + p.in_columns, p.x_rows);
+  p.padded = spread(round_up(p.columns, kWidth));
+  const int64_t width = p.split_weights && !p.same_rows ? divide_up(p.columns, threads) : p.columns;
+  p.block = rows_that_fit(inner + width + (p.same_rows ? p.in_columns : 0), p.rows);
+  p.x_block = p.same_rows ? p.block : rows_that_fit(back_inner + p.in_columns, p.x_rows);
+  p.x_row = spread(even(d, inner));
+  p.dz_row = spread(back_inner);
   p.packed = d.wants_x != 0 ? d.groups * packed_floats(p.back_inner, p.in_columns) : 0;
-  p.dz = round_up(max_of(p.block * p.padded, d.wants_x != 0 && !p.same_rows ? p.x_block * p.back_inner : 0), 32);
+  p.dz = round_up(max_of(p.block * p.padded, d.wants_x != 0 && !p.same_rows ? p.x_block * p.dz_row : 0), 32);
   p.x = d.wants_weights != 0 ? round_up(p.block * p.x_row, 32) : 0;
   const bool pairs = kPairProducts && d.half == 1 && d.wants_weights != 0;
   p.pairs = pairs ? round_up(divide_up(p.block, 2) * (p.x_row + p.padded), 16) : 0;
   p.dx = d.wants_x != 0 ? round_up(p.x_block * p.in_columns, 16) : 0;
   p.partial = d.wants_weights != 0 && !p.split_weights ? round_up(p.inner * d.out_channels, 16) : 0;
-  p.per_thread =
-      p.dz + p.x + p.dx + p.partial + p.pairs + round_up(4 * d.channels, 16) + round_up(2 * d.out_channels, 16);
+  const Window w = window_of(d), back = gradient_window_of(d);
+  if (d.wants_weights != 0 && has_window(d))
+    p.lines = ring_lines(w, p.block, p.at_once == p.positions && d.groups == 1);
+  if (d.wants_x != 0 && p.by_lines)
+    p.x_lines = ring_lines(back, p.x_block, p.x_at_once == p.positions && d.groups == 1);
+  p.ring = round_up(
+      max_of(p.lines * line_pixels(w) * d.channels, p.x_lines * line_pixels(back) * d.groups * even(d, p.columns)), 32);
+  p.per_thread = p.dz + p.x + p.dx + p.ring + p.partial + p.pairs + round_up(4 * d.channels, 16) +
+                 round_up(2 * d.out_channels, 16);
   return p;
 }
 
@@ -314,7 +369,8 @@ void backward(const Context& context) {
   auto* dz = reinterpret_cast<typename To::Value*>(mine);
   auto* x_block = reinterpret_cast<typename To::Value*>(mine + plan.dz);
   float* dx_block = mine + plan.dz + plan.x;
-  float* partial = dx_block + plan.dx;
+  auto* ring = reinterpret_cast<typename To::Value*>(dx_block + plan.dx);
+  float* partial = dx_block + plan.dx + plan.ring;
   auto* x_pairs = reinterpret_cast<uint32_t*>(partial + plan.partial);
   uint32_t* dz_pairs = x_pairs + divide_up(plan.block, 2) * plan.x_row;
   double* sums = reinterpret_cast<double*>(partial + plan.partial + plan.pairs);
@@ -342,42 +398,61 @@ void backward(const Context& context) {
   if (plan.partial > 0) clear<Float32>(partial, plan.inner * d.out_channels);
   barrier(context);
 
-  const auto data_gradient = [&](int64_t group, int64_t begin, int64_t count, int64_t a_row) {
+  // dx = dz (of some positions) times the transposed weights; the last positions end it.
+  const auto data_gradient = [&](int64_t group, int64_t begin, int64_t count, int64_t a_row, Range positions) {
+    const int64_t outputs = even(d, plan.columns), inner = (positions.end - positions.begin) * outputs;
+    const float* b = packed + group * packed_floats(plan.back_inner, plan.in_columns);
     if constexpr (pairs) {
-      const float* b = packed + group * packed_floats(plan.back_inner, plan.in_columns);
-      gemm_pairs(dz, a_row, plan.back_inner / 2, reinterpret_cast<const uint32_t*>(b), plan.in_columns, count, nullptr,
-                 dx_block, plan.in_columns);
-      finish_backward<S>(dx_block, plan.in_columns, begin, count, group * plan.in_columns, plan.in_columns, to);
-      return;
+      gemm_pairs(dz, a_row, inner / 2, reinterpret_cast<const uint32_t*>(b) + positions.begin * outputs / 2 * kPanel,
+                 plan.back_inner / 2, plan.in_columns, count, nullptr, positions.begin > 0, dx_block, plan.in_columns);
+    } else {
+      Gemm g{};
+      g.rows = count;
+      g.columns = plan.in_columns;
+      g.inner = inner;
+      g.a = reinterpret_cast<const float*>(dz);
+      g.a_row = a_row;
+      g.b = b + positions.begin * outputs * kPanel;
+      g.b_inner = kPanel;
+      g.b_panel = plan.back_inner * kPanel;
+      g.c = dx_block;
+      g.c_row = plan.in_columns;
+      g.accumulate = positions.begin > 0;
+      gemm(g, {0, count}, {0, plan.in_columns});
     }
-    Gemm g{};
-    g.rows = count;
-    g.columns = plan.in_columns;
-    g.inner = plan.back_inner;
-    g.a = reinterpret_cast<const float*>(dz);
-    g.a_row = a_row;
-    g.b = packed + group * packed_floats(plan.back_inner, plan.in_columns);
-    g.b_inner = kPanel;
-    g.b_panel = plan.back_inner * kPanel;
-    g.c = dx_block;
-    g.c_row = plan.in_columns;
-    gemm(g, {0, count}, {0, plan.in_columns});
-    finish_backward<S>(dx_block, plan.in_columns, begin, count, group * plan.in_columns, plan.in_columns, to);
+    if (positions.end == plan.positions)
+      finish_backward<S>(dx_block, plan.in_columns, begin, count, group * plan.in_columns, plan.in_columns, to);
   };
 
-  // dw (inner x columns) += x^T dz over the rows of a block.
-  const auto weight_gradient = [&](const typename To::Value* a, int64_t a_row, int64_t count, int64_t b_row,
-                                   int64_t columns, float* c) {
-    if constexpr (pairs) {
-      for (int64_t r = 0; r < count; r += 2) {
-        const bool both = r + 1 < count;
-        interleave(a + r * a_row, both ? a + (r + 1) * a_row : nullptr, plan.inner, x_pairs + r / 2 * plan.x_row);
-        interleave(dz + r * b_row, both ? dz + (r + 1) * b_row : nullptr, b_row, dz_pairs + r / 2 * b_row);
+  // c (inner x columns) += x^T dz over the rows of a block, some positions of the window at a time.
+  auto lines = input_lines<S, To>(d, x, load_as, ring, plan.lines);
+  const auto weight_gradient = [&](int64_t group, int64_t begin, int64_t count, int64_t b_row, int64_t columns,
+                                   float* c) {
+    if constexpr (pairs)
+      for (int64_t r = 0; r < count; r += 2)
+        interleave(dz + r * b_row, r + 1 < count ? dz + (r + 1) * b_row : nullptr, b_row, dz_pairs + r / 2 * b_row);
+    for (int64_t at = 0; at < plan.positions; at += plan.at_once) {
+      const Range positions{at, min_of(plan.positions, at + plan.at_once)};
+      const int64_t inner = (positions.end - at) * plan.in_columns;
+      const typename To::Value* a = x_block;
+      int64_t a_row = plan.x_row;
+      if (has_window(d)) {
+        lines.gather(begin, begin + count, positions, group * plan.in_columns, plan.in_columns, x_block, a_row);
+      } else if (S::is_float == To::is_float && plan.same_rows && !changes(load_as)) {
+        a_row = row_of(d.x_row, d.channels);
+        a = reinterpret_cast<const typename To::Value*>(x) + begin * a_row;
+      } else {
+        gather_pixels<S, To>(d, x, load_as, group, begin, begin + count, x_block, a_row);
       }
-      gemm_pairs_transposed(x_pairs, plan.x_row, plan.inner, dz_pairs, b_row, columns, divide_up(count, 2), c,
-                            d.out_channels);
-    } else {
-      gemm_transposed(a, a_row, plan.inner, dz, b_row, columns, count, c, d.out_channels);
+      float* to = c + at * plan.in_columns * d.out_channels;
+      if constexpr (pairs) {
+        for (int64_t r = 0; r < count; r += 2)
+          interleave(a + r * a_row, r + 1 < count ? a + (r + 1) * a_row : nullptr, inner, x_pairs + r / 2 * plan.x_row);
+        gemm_pairs_transposed(x_pairs, plan.x_row, inner, dz_pairs, b_row, columns, divide_up(count, 2), to,
+                              d.out_channels);
+      } else {
+        gemm_transposed(a, a_row, inner, dz, b_row, columns, count, to, d.out_channels);
+      }
     }
   };
 
@@ -400,22 +475,27 @@ void backward(const Context& context) {
                 add_to(bias_sums + first + i, sum, lanes);
               });
         }
-        if (walk_weights) {
-          gather<S, To>(d, x, load_as, group, begin, begin + count, x_block, plan.x_row);
-          weight_gradient(x_block, plan.x_row, count, plan.padded, plan.columns, partial + first);
-        }
-        if (walk_x) data_gradient(group, begin, count, plan.padded);
+        if (walk_weights) weight_gradient(group, begin, count, plan.padded, plan.columns, partial + first);
+        if (walk_x) data_gradient(group, begin, count, plan.padded, {0, plan.positions});
       }
     }
   }
   if (d.wants_x != 0 && !plan.same_rows) {
     const Range rows = share(plan.x_rows, 1, context.thread, context.threads);
+    const int64_t outputs = even(d, plan.columns);
+    auto over_gradient = gradient_lines<S, To>(d, from, ring, plan.x_lines);
     for (int64_t begin = rows.begin; begin < rows.end; begin += plan.x_block) {
       const int64_t count = min_of(plan.x_block, rows.end - begin);
-      for (int64_t group = 0; group < d.groups; ++group) {
-        gather_gradient<S, To>(d, from, group, begin, begin + count, dz, plan.back_inner);
-        data_gradient(group, begin, count, plan.back_inner);
-      }
+      for (int64_t group = 0; group < d.groups; ++group)
+        for (int64_t at = 0; at < plan.positions; at += plan.x_at_once) {
+          const Range positions{at, min_of(plan.positions, at + plan.x_at_once)};
+          if (plan.by_lines) {
+            over_gradient.gather(begin, begin + count, positions, group * outputs, outputs, dz, plan.dz_row);
+          } else {
+            gather_gradient<S, To>(d, from, group, begin, begin + count, positions, dz, plan.dz_row);
+          }
+          data_gradient(group, begin, count, plan.dz_row, positions);
+        }
     }
   }
   if (d.wants_weights != 0 && plan.split_weights) {
@@ -424,26 +504,19 @@ void backward(const Context& context) {
       const int64_t width = columns.end - columns.begin, first = group * plan.columns + columns.begin;
       if (width <= 0) continue;
       for (int64_t k = 0; k < plan.inner; ++k) clear<Float32>(dw + k * d.out_channels + first, width);
-      const int64_t padded = round_up(width, kWidth);
+      const int64_t padded = spread(round_up(width, kWidth));
+      lines.filled = 0;
       for (int64_t begin = 0; begin < plan.rows; begin += plan.block) {
         const int64_t count = min_of(plan.block, plan.rows - begin);
         for (int64_t r = 0; r < count; ++r)
           load_gradient<S, To>(from, begin + r, first, width, padded, dz + r * padded);
-        const typename To::Value* a = x_block;
-        int64_t a_row = plan.x_row;
-        if (S::is_float == To::is_float && plan.same_rows && !changes(load_as)) {
-          a_row = row_of(d.x_row, d.channels);
-          a = reinterpret_cast<const typename To::Value*>(x) + begin * a_row;
-        } else {
-          gather<S, To>(d, x, load_as, group, begin, begin + count, x_block, plan.x_row);
-        }
-        weight_gradient(a, a_row, count, padded, width, dw + first);
+        weight_gradient(group, begin, count, padded, width, dw + first);
       }
     }
   }
   if (!counts && !wants_bias && !walk_weights) return;
   barrier(context);
-  const int64_t sums_at = plan.dz + plan.x + plan.dx + plan.partial + plan.pairs;
+  const int64_t sums_at = plan.dz + plan.x + plan.dx + plan.ring + plan.partial + plan.pairs;
   if (counts)
     combine_sums(reinterpret_cast<const double*>(part(0) + sums_at), context.threads, 2 * d.channels,
                  plan.per_thread / 2, p.gx_sums, context.thread);
@@ -459,7 +532,7 @@ void backward(const Context& context) {
   }
   if (walk_weights) {
     const Range mine = share(plan.inner * d.out_channels, 64, context.thread, context.threads);
-    const float* all = part(0) + plan.dz + plan.x + plan.dx;
+    const float* all = part(0) + plan.dz + plan.x + plan.dx + plan.ring;
     over_vectors(
         mine.end - mine.begin, HS_EACH {
           Vec sum = zero();

@@ -20,8 +20,8 @@ HS_INLINE UintVec pair_up(HalfVec low, HalfVec high) {
 }
 
 template <int kRows, int kVectors>
-void tile(const uint16_t* a, int64_t a_row, int64_t pairs, const uint32_t* b, const float* bias, float* c,
-          int64_t c_row, int64_t last_lanes) {
+void tile(const uint16_t* a, int64_t a_row, int64_t pairs, const uint32_t* b, const float* bias, bool accumulate,
+          float* c, int64_t c_row, int64_t last_lanes) {
   Vec sum[kRows][kVectors];
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
@@ -30,6 +30,12 @@ void tile(const uint16_t* a, int64_t a_row, int64_t pairs, const uint32_t* b, co
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) sum[r][v] = start;
   }
+  if (accumulate)
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v)
+        sum[r][v] += Float32::read(c + r * c_row + v * kWidth, v + 1 < kVectors ? kWidth : last_lanes);
   for (int64_t k = 0; k < pairs; ++k, b += kPanel) {
     UintVec row[kVectors];
 #pragma GCC unroll 4
@@ -76,7 +82,7 @@ void transposed_tile(const uint32_t* a, int64_t a_row, const uint32_t* b, int64_
     }
 }
 
-using Tile = void (*)(const uint16_t*, int64_t, int64_t, const uint32_t*, const float*, float*, int64_t, int64_t);
+using Tile = void (*)(const uint16_t*, int64_t, int64_t, const uint32_t*, const float*, bool, float*, int64_t, int64_t);
 using TransposedTile = void (*)(const uint32_t*, int64_t, const uint32_t*, int64_t, int64_t, float*, int64_t, int64_t);
 struct Tiles {
   Tile plain[kTileRows + 1][kPanelVectors + 1];
@@ -132,15 +138,15 @@ void pack_pairs_transposed(const float* b, int64_t row, int64_t inner, int64_t c
     }
 }
 
-void gemm_pairs(const uint16_t* a, int64_t a_row, int64_t pairs, const uint32_t* packed, int64_t columns, int64_t rows,
-                const float* bias, float* c, int64_t c_row) {
+void gemm_pairs(const uint16_t* a, int64_t a_row, int64_t pairs, const uint32_t* packed, int64_t panel_pairs,
+                int64_t columns, int64_t rows, const float* bias, bool accumulate, float* c, int64_t c_row) {
   const int64_t tiles = divide_up(rows, kTileRows);
   for (int64_t n = 0; n < columns; n += kPanel) {
     const int64_t width = min_of(kPanel, columns - n), vectors = divide_up(width, kWidth);
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t m = rows * i / tiles, end = rows * (i + 1) / tiles;
-      kTiles.plain[end - m][vectors](a + m * a_row, a_row, pairs, packed + n * pairs,
-                                     bias != nullptr ? bias + n : nullptr, c + m * c_row + n, c_row,
+      kTiles.plain[end - m][vectors](a + m * a_row, a_row, pairs, packed + n * panel_pairs,
+                                     bias != nullptr ? bias + n : nullptr, accumulate, c + m * c_row + n, c_row,
                                      width - (vectors - 1) * kWidth);
     }
   }
@@ -173,7 +179,8 @@ void gemm_pairs_transposed(const uint32_t* a, int64_t a_row, int64_t inner, cons
 #else
 void pack_pairs(const float*, int64_t, int64_t, int64_t, uint32_t*) {}
 void pack_pairs_transposed(const float*, int64_t, int64_t, int64_t, int64_t, uint32_t*) {}
-void gemm_pairs(const uint16_t*, int64_t, int64_t, const uint32_t*, int64_t, int64_t, const float*, float*, int64_t) {}
+void gemm_pairs(const uint16_t*, int64_t, int64_t, const uint32_t*, int64_t, int64_t, int64_t, const float*, bool,
+                float*, int64_t) {}
 void interleave(const uint16_t*, const uint16_t*, int64_t, uint32_t*) {}
 void gemm_pairs_transposed(const uint32_t*, int64_t, int64_t, const uint32_t*, int64_t, int64_t, int64_t, float*,
                            int64_t) {}
