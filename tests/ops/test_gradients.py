@@ -260,6 +260,22 @@ def test_gradient_in_16_bits(case: Case, precision: str, tolerance: float, isa: 
 
 
 @pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("mixed", 0.01), ("mixed_float16", 0.002)])
+@pytest.mark.parametrize("case", [c for c in CASES if c.op in ("conv2d", "linear")], ids=str)
+def test_outputs_in_training(case: Case, precision: str, tolerance: float, isa: str) -> None:
+    """What a step's forward half computes, by kernels of its own; gradients of sums don't depend on it."""
+    random = np.random.default_rng(7)
+    values = [(random.integers(-16, 17, s) / 8).astype(np.float32) for s in case.shapes]
+    graph = graph_of(case, values)
+    expected = evaluate(graph, np.zeros((1, 1)))[0]
+    unused = np.zeros((expected.shape[0], 1), np.float32)
+    weights = (random.integers(-8, 9, expected.shape) / 8).astype(np.float32)
+    trainer = Trainer(graph, WeightedSum(), optim.SGD(1e-9), batch=len(unused), isa=isa, precision=precision)
+    products = expected * weights
+    assert abs(trainer.step(unused, weights).loss - products.sum()) < tolerance * (np.linalg.norm(products) + 1)
+
+
+@pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("activation", ["none", "relu6", "silu"])
 @pytest.mark.parametrize("shape", [(3, 4, 5, 7), (9, 33), (2, 3, 3, 16)], ids=str)
 def test_gradient_through_the_statistics_of_a_batch(shape: tuple[int, ...], activation: str, isa: str) -> None:
