@@ -67,7 +67,7 @@ CASES = [
     Case("conv2d", [(2, 6, 6, 4), (3, 3, 2, 6), (6,)], {"padding": (1, 1, 1, 1), "groups": 2}),
     Case("conv2d", [(2, 6, 5, 4), (1, 1, 2, 6)], {"groups": 2, "stride": (2, 2)}),
     Case("conv2d", [(1, 8, 8, 3), (3, 3, 3, 4)], {"padding": "same_upper", "stride": (2, 2)}),
-    # Windows so deep that they are multiplied in parts, of channels in odd and even numbers, over many lines and images.
+    # Windows so deep that they are multiplied in parts: odd and even numbers of channels, many lines and images.
     Case("conv2d", [(2, 13, 11, 67), (3, 3, 67, 69), (69,)], {"padding": (1, 1, 1, 1)}),
     Case("conv2d", [(9, 2, 3, 129), (3, 3, 129, 130)], {"padding": (1, 1, 1, 1)}),
     Case("conv2d", [(3, 9, 8, 71), (3, 3, 71, 73)], {"padding": "same_upper", "stride": (2, 2)}),
