@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import homespun as hs
-from homespun.graph import Array, Graph
+from homespun.graph import BATCH, Array, Graph, Tensor
 from homespun.graph.operator import OPERATORS
 from homespun.zoo.tinybert import Size
 from tests.formats.networks import small_network
@@ -143,10 +143,15 @@ def test_an_exported_trainer_runs_in_onnxruntime(tmp_path: Path) -> None:
 
 
 def test_what_onnx_has_no_form_for_is_named(tmp_path: Path) -> None:
-    graph = small_network()
-    next(n for n in graph.nodes if n.op == "relu6").op = "train_dropout"
-    with pytest.raises(hs.ModelError):
+    graph = Graph("narrow")
+    graph.add_tensor(Tensor("x", "input", (BATCH, 3)))
+    graph.inputs = ["x"]
+    for i, dtype in enumerate(["bfloat16", "float32"] * 6):
+        graph.add_node("cast", [f"x{i - 1}" if i else "x"], [f"x{i}"], {"dtype": dtype}, f"c{i}")
+    graph.outputs = ["x11"]
+    with pytest.raises(hs.ModelError) as error:
         hs.save(graph, tmp_path / "out.onnx")
+    assert all(f"c{i} (cast)" in str(error.value) for i in range(12))
     assert not list(tmp_path.iterdir())
     with pytest.raises(hs.OptionError, match="float16"):
         hs.save(small_network(), tmp_path / "out.onnx", weights="float16")

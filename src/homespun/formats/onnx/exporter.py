@@ -28,7 +28,7 @@ def write_nodes(write: OnnxWriter, graph: Graph) -> None:
     """Write every node by its operator's rule. Raises `ModelError` that lists all nodes which have none."""
     missing = [n for n in graph.nodes if operator(n).to_onnx is None]
     if missing:
-        names = ", ".join(str(n) for n in missing[:10]) + (", ..." if len(missing) > 10 else "")
+        names = ", ".join(str(n) for n in missing)
         raise ModelError(f"{graph.name}: {len(missing)} nodes can't be written as ONNX, no rule says how: {names}")
     for node in graph.nodes:
         rule = operator(node).to_onnx
