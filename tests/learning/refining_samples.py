@@ -31,6 +31,18 @@ def backbone() -> hs.Graph:
     return build.build(x)
 
 
+@cache
+def narrow_backbone() -> hs.Graph:
+    """The same, but its last layer sees in two directions only: there is much to learn."""
+    model = backbone().copy()
+    weights = model.data("blocks.2.conv.weight").reshape(-1, 24)
+    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(24, 2)))[0]
+    seen = weights @ axes @ axes.T
+    seen *= weights.std() / seen.std()
+    model.tensors["blocks.2.conv.weight"].data = seen.reshape(3, 3, 16, 24).astype(np.float32)
+    return model
+
+
 def pictures(topic: int, count: int, seed: int, spread: float = 0.7) -> Pictures:
     """Pictures (count, 8, 8, 3) of one topic: a pattern of its own under noise."""
     look = np.random.default_rng(topic).normal(size=(8, 8, 3))
@@ -44,11 +56,11 @@ def maps(images: Pictures) -> npt.NDArray[np.float32]:
 
 
 @cache
-def start() -> tuple[Foundation, Exemplars]:
-    """Four topics built in, and exemplars of them."""
+def start(network: hs.Graph | None = None) -> tuple[Foundation, Exemplars]:
+    """Four topics built in, as this backbone sees them, and exemplars of them."""
     shipped = TOPICS[:4]
     images = np.concatenate([pictures(number, 40, seed=1) for number in range(len(shipped))])
-    features = np.asarray(hs.Predictor(backbone(), batch=8, weights="int8")(images))
+    features = np.asarray(hs.Predictor(network or backbone(), batch=8, weights="int8")(images))
     names = [topic for topic in shipped for _ in range(40)]
     made = fit_builtin(features, names, rank=16)
     rows = [40 * topic + row for topic in range(4) for row in range(8)]
