@@ -114,3 +114,29 @@ def test_a_tensor_may_be_in_two_wholes_and_be_wanted_by_others(copying: pytest.M
     copying.setattr(Lowering, "_place_columns", lambda self: None)
     for name, value in gradients().items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_parts_of_what_was_reshaped_are_as_far_apart_as_its_rows(train: bool, copying: pytest.MonkeyPatch) -> None:
+    """A channel shuffle as other frameworks write it: the columns are of the reshaped tensor, not of the transposed."""
+    build = GraphBuilder("shuffled", 0)
+    x = build.conv(
+        build.input("image", (6, 6, 3)), "stem", inputs=3, outputs=32
+    )  # the largest, so that memory is no matter
+    x = build.conv(x, "narrow", inputs=32, outputs=8)
+    y = build.op("reshape", x, shape=(-1, 6, 6, 2, 4))
+    y = build.op("reshape", build.op("transpose", y, axes=(0, 1, 2, 4, 3)), shape=(-1, 6, 6, 8))
+    kept, rest = build.op("split", y, axis=3, sizes=(4, 4), outputs=2)
+    rest = str(build.op("relu", build.conv(rest, "branch", inputs=4, outputs=4)))
+    y = build.conv(str(build.op("concat", kept, rest, axis=3)), "end", inputs=8, outputs=3)
+    graph = build.build(str(build.op("flatten", build.op("global_average_pool", y))))
+    pictures = np.random.default_rng(0).normal(size=(4, 6, 6, 3)).astype(np.float32)
+
+    def computed() -> Array:
+        if not train:
+            return hs.Predictor(graph, batch=4)(pictures)
+        return trainer(graph, "float32").compute_gradients(pictures, np.array([0, 1, 2, 0]))["stem.weight"]
+
+    found = computed()
+    copying.setattr(Lowering, "_place_columns", lambda self: None)
+    np.testing.assert_array_equal(found, computed())

@@ -23,7 +23,7 @@ SIZE, CHANNELS = 5, 4
 Bytes = np.ndarray
 ONE_INPUT = ("relu", "relu6", "sigmoid", "silu", "square", "abs", "tanh", "hard_swish", "neg", "softmax", "identity")
 TWO_INPUTS = ("add", "sub", "mul", "maximum")
-LAYERS = ("conv", "block", "depthwise", "dropout", "double", "concat", "transpose", "reshape", "pool")
+LAYERS = ("conv", "block", "depthwise", "dropout", "double", "concat", "transpose", "reshape", "shuffle", "pool")
 
 choices = st.lists(
     st.tuples(st.sampled_from(ONE_INPUT + TWO_INPUTS + LAYERS), st.integers(0, 99), st.integers(0, 99)),
@@ -55,6 +55,13 @@ def random_graph(picks: list[tuple[str, int, int]]) -> Graph:
         elif op == "reshape":
             out = str(build.op("reshape", x, shape=(-1, SIZE * SIZE, CHANNELS)))
             out = str(build.op("reshape", out, shape=(-1, SIZE, SIZE, CHANNELS)))
+        elif op == "shuffle":  # as other frameworks write it: halves of what was (groups, channels / groups), turned
+            out = str(build.op("reshape", x, shape=(-1, SIZE, SIZE, 2, CHANNELS // 2)))
+            out = str(build.op("transpose", out, axes=(0, 1, 2, 4, 3)))
+            out = str(build.op("reshape", out, shape=(-1, SIZE, SIZE, CHANNELS)))
+            half = str(build.op("slice", out, axis=3, start=0, stop=CHANNELS // 2))
+            rest = str(build.op("slice", y, axis=3, start=CHANNELS // 2, stop=CHANNELS))
+            out = str(build.op("concat", half, rest, axis=3))
         elif op == "pool":
             out = str(build.op("max_pool", x, kernel=(3, 3), padding=(1, 1, 1, 1)))
         elif op == "dropout":

@@ -21,10 +21,11 @@ Schema = Mapping[str, tuple[Sequence[str], Sequence[str], Sequence[str]]]
 
 
 class Place(NamedTuple):
-    """Where a tensor lies: each row of it in one of `whole`'s, from element `first` on."""
+    """Where a tensor lies: each row of it in one of `whole`'s, `row` elements long, from element `first` on."""
 
     whole: str
     first: int
+    row: int
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,22 @@ class Columns:
             part, whole = self._root(copy.part), self._root(copy.whole)
             free = part not in self.places and self._movable(part) and self._movable(whole)
             if free and self.outermost(whole)[0] != part and all(map(self._steps, self._touching[part])):
-                self.places[part] = Place(whole, copy.first)
+                self.places[part] = Place(whole, copy.first, self._types[copy.whole].shape[-1])
         return [c for c in self._calls if not self._is_void(c)]
 
     def outermost(self, name: str) -> tuple[str, int]:
         """(the tensor whose bytes these are, bytes from its beginning to the first of these)."""
         first, whole = 0, name
         while whole in self.places:
-            whole, start = self.places[whole]
+            whole, start, _ = self.places[whole]
             first += start
         return whole, first * ITEM_SIZE[self._types[whole].dtype] if first else 0
 
     def set_rows(self) -> None:
         """Tell the kernels how far apart the rows are of what lies in another tensor."""
-        for part in self.places:
-            row = self._types[self.outermost(part)[0]].shape[-1]
+        for part, (whole, _, row) in self.places.items():
+            while whole in self.places:
+                whole, _, row = self.places[whole]
             for call, operand, _ in self._touching[part]:
                 if id(call) in self._copies:
                     call.ints["s4" if operand == "input" else "o4"] = row
@@ -95,4 +97,5 @@ class Columns:
 
     def _is_void(self, call: Call) -> bool:
         copy = self._copies.get(id(call))
-        return copy is not None and self.places.get(self._root(copy.part)) == (self._root(copy.whole), copy.first)
+        place = self.places.get(self._root(copy.part)) if copy is not None else None
+        return copy is not None and place is not None and place[:2] == (self._root(copy.whole), copy.first)
