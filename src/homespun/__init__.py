@@ -33,13 +33,17 @@ if TYPE_CHECKING:
     from homespun.runtime import MixedPrecision as MixedPrecision
     from homespun.runtime import Predictor as Predictor
     from homespun.runtime import calibrate as calibrate
+    from homespun.runtime import channel_statistics as channel_statistics
     from homespun.runtime import mixed_precision as mixed_precision
+    from homespun.runtime import round_weights as round_weights
     from homespun.runtime import sensitivity as sensitivity
     from homespun.training import LossScale as LossScale
     from homespun.training import StepResult as StepResult
     from homespun.training import Trainer as Trainer
     from homespun.training import callbacks as callbacks
+    from homespun.training import channel_saliency as channel_saliency
     from homespun.training import losses as losses
+    from homespun.training import match_features as match_features
     from homespun.training import metrics as metrics
     from homespun.training import optim as optim
     from homespun.training import schedules as schedules
@@ -58,14 +62,18 @@ _LAZY = {
     "Trainer": "homespun.training",
     "calibrate": "homespun.runtime",
     "callbacks": "homespun.training",
+    "channel_saliency": "homespun.training",
+    "channel_statistics": "homespun.runtime",
     "data": "",
     "load": "homespun.formats",
     "losses": "homespun.training",
+    "match_features": "homespun.training",
     "metrics": "homespun.training",
     "mixed_precision": "homespun.runtime",
     "optim": "homespun.training",
     "prune_channels": "homespun.compression",
     "prune_weights": "homespun.compression",
+    "round_weights": "homespun.runtime",
     "save": "homespun.formats",
     "schedules": "homespun.training",
     "sensitivity": "homespun.runtime",

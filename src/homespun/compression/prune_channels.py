@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from homespun.compression.channels import Coupling
+from homespun.compression.fold import fold_removed
+from homespun.compression.statistics import Statistics
 from homespun.errors import ModelError, OptionError
 from homespun.graph import Array, Graph, check
 from homespun.graph.infer import flops
@@ -29,6 +31,7 @@ def prune_channels(
     importance: Importance = "l1",
     spread: str = "even",
     divisor: int = 8,
+    statistics: Statistics | None = None,
 ) -> Graph:
     """A copy of a model with fewer channels in its layers; inputs and outputs stay as they are.
 
@@ -56,11 +59,18 @@ def prune_channels(
         raise ModelError(f"{model.name}: no channel can be pruned: all meet the output, or operators without a rule")
     scores = unit_importance(model, coupling, importance)
 
+    def removed(share: float) -> Array:
+        return _removed(coupling.groups, scores, share, spread, divisor)
+
     def pruned(share: float) -> Graph:
-        return coupling.without(model, _removed(coupling.groups, scores, share, spread, divisor))
+        return coupling.without(model, removed(share))
+
+    def result(share: float) -> Graph:
+        gone = removed(share)
+        return coupling.without(model if statistics is None else _folded(model, coupling, gone, statistics), gone)
 
     if fraction is not None:
-        return pruned(fraction)
+        return result(fraction)
     assert keep_flops is not None
     most = keep_flops * flops(model)
     low, high = 0.0, 1.0
@@ -70,7 +80,14 @@ def prune_channels(
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (low, middle) if flops(pruned(middle)) <= most else (middle, high)
-    return pruned(high)
+    return result(high)
+
+
+def _folded(model: Graph, coupling: Coupling, removed: Array, statistics: Statistics) -> Graph:
+    """The model with what it reads of removed units folded into the rest."""
+    gone = np.append(removed, False)  # the last is for unit -1
+    channels = {t: gone[coupling.units_of[numbers]] for t, numbers in coupling.numbers.items() if t in statistics}
+    return fold_removed(model, channels, statistics)
 
 
 def unit_importance(model: Graph, coupling: Coupling, importance: Importance) -> Array:

@@ -2,15 +2,18 @@
 
 Rounding each weight to the nearest code leaves every output channel with a small constant error, and constants are what
 networks such as EfficientNet-Lite bear least. Some codes are moved by one, away from the nearest, until the expected
-output error of the channel is least. This needs no data: batch norm knows what values to expect (`moments`).
+output error of the channel is least. This needs no data: batch norm knows what values to expect (`moments`). With
+data, `runtime.round_weights` does better.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from homespun.compression.feedback import round_with_feedback
 from homespun.compression.moments import Moments, expected_moments
 from homespun.compression.scales import MAX_CODE, largest_scales, least_error_scales, nearest_codes
+from homespun.compression.statistics import Statistics
 from homespun.errors import OptionError
 from homespun.graph import Array, Graph, Node
 
@@ -21,13 +24,16 @@ SCALES = {"least_error": least_error_scales, "largest": largest_scales}
 SMOOTHNESS = 0.9
 
 
-def quantize_weights(graph: Graph, scales: str = "least_error") -> dict[str, tuple[Array, Array]]:
+def quantize_weights(
+    graph: Graph, scales: str = "least_error", statistics: Statistics | None = None
+) -> dict[str, tuple[Array, Array]]:
     """Codes (int8) and scales (float32, one for each output channel) of all convolution and linear weights, by name,
     but for those that are marked to stay in 16 bits.
 
     `scales` are those with the least squared error of each channel, or "largest", of its largest weight, as
     `quantize_per_channel` has them. Codes are the nearest, or differ from it by one where that helps. Weights that are
-    multiples of their scale already keep their codes and scales under either rule.
+    multiples of their scale already keep their codes and scales under either rule. With `statistics` of what they read,
+    1x1 convolutions and linear layers are rounded by them (`feedback`).
     Source: an error model as in Nagel et al. 2020, "Up or down? Adaptive rounding for post-training quantization",
     section 3, with second moments that are a rank-one matrix plus a diagonal, minimised greedily.
     Raises `OptionError` for another rule, `ModelError` if a weight is not finite.
@@ -43,10 +49,20 @@ def quantize_weights(graph: Graph, scales: str = "least_error") -> dict[str, tup
         shape = tensor.data.shape
         columns = tensor.data.astype(np.float64).reshape(-1, shape[-1])
         scale = SCALES[scales](columns)
-        common, own = _error_model(graph, node, shape, moments)
-        codes = round_together(columns / scale, common, own)
+        known = None if statistics is None or not _mixes(node, shape) else statistics.get(node.inputs[0])
+        if known is not None:
+            codes = round_with_feedback(columns / scale, known.covariance + np.outer(known.mean, known.mean))
+        else:
+            common, own = _error_model(graph, node, shape, moments)
+            codes = round_together(columns / scale, common, own)
         result[tensor.name] = (codes.astype(np.int8).reshape(shape), scale.astype(np.float32))
     return result
+
+
+def _mixes(node: Node, shape: tuple[int, ...]) -> bool:
+    """Whether a layer has one weight for each pair of an input and an output channel."""
+    groups = int(node.attributes.get("groups", 1))  # type: ignore[arg-type]
+    return groups == 1 and int(np.prod(shape[:-2])) == 1
 
 
 def as_float16(weights: Array) -> Array | None:

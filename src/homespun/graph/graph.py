@@ -23,6 +23,8 @@ Role = Literal["input", "parameter", "state", "constant", "activation"]
 BATCH = -1
 #: Metadata key: outputs, separated by commas, that only training needs; models for inference go without them.
 AUXILIARY_KEY = "auxiliary_outputs"
+#: Metadata key: which of these, separated by commas, a teacher of a network has too (`training.distillation`).
+MATCHED_KEY = "matched_features"
 
 
 @dataclass(frozen=True)

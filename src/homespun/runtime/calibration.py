@@ -5,15 +5,14 @@ What is measured stays with the model (`Tensor.limit`), is saved with it, and us
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from homespun.compile.ranges import keep_limits, upper_bound
-from homespun.errors import OptionError
 from homespun.graph import Array, Graph, check, infer
 from homespun.runtime.predictor import Predictor
+from homespun.runtime.samples import input_batches
 
 #: Codes are spread over this multiple of the largest value measured: other data reach further than a few samples do.
 #: On photos 2 is best for MobileNetV2 and no worse than anything for EfficientNet-Lite0; 1 clips what matters.
@@ -39,30 +38,10 @@ def calibrate(model: Graph, data: Any, *, threads: int = 2) -> Graph:
     probe.outputs = names or list(model.outputs)
     predict = Predictor(probe, batch=_BATCH, threads=threads)
     largest: dict[str, Array] = {}
-    for inputs in _samples(data):
-        if not all(np.isfinite(a).all() for a in inputs):
-            raise OptionError("calibration data have values that are not finite")
+    for inputs in input_batches(data, _BATCH):
         made = predict(*inputs)
         for name, values in zip(probe.outputs, made if isinstance(made, tuple) else (made,), strict=True):
             most = values.max(axis=tuple(range(values.ndim - 1)))
             largest[name] = np.maximum(most, largest.get(name, most))
-    if not largest:
-        raise OptionError("calibration needs data: there is not one sample")
     keep_limits(calibrated, {name: MARGIN * largest[name].astype(np.float64) for name in names})
     return calibrated
-
-
-def _samples(data: Any) -> Iterator[tuple[Array, ...]]:
-    """Inputs of a model, a few samples at a time."""
-    if hasattr(data, "evaluation_batches"):
-        batches: Iterable[Any] = (x for x, _ in data.evaluation_batches(size=_BATCH))
-    elif isinstance(data, (tuple, np.ndarray)):
-        batches = [data]
-    elif isinstance(data, Iterable):
-        batches = data
-    else:
-        raise OptionError(f"calibration data are {type(data).__name__}; they can be arrays, or an iterable of batches")
-    for batch in batches:
-        arrays = [np.asarray(a) for a in batch] if isinstance(batch, tuple) else [np.asarray(batch)]
-        for start in range(0, len(arrays[0]), _BATCH):
-            yield tuple(a[start : start + _BATCH] for a in arrays)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from homespun.compression.statistics import mixing_layers
 from homespun.data.preprocessing import MEAN_KEY, SCALE_KEY, Preprocessing
-from homespun.errors import OptionError, ShapeError
+from homespun.errors import ModelError, OptionError, ShapeError
 from homespun.graph import Array, Graph, infer
+from homespun.graph.graph import AUXILIARY_KEY, MATCHED_KEY
 from homespun.training.fit import FitResult, batches, fit
 from homespun.training.losses import Distillation
 
@@ -22,7 +24,8 @@ def distill(trainer: Trainer, teacher: Graph, data: Any, epochs: int = 1, **opti
 
     The teacher sees each batch as the student does, augmented, but normalised as its own metadata say. It must take
     pictures of the student's size and have its classes. It pauses with the trainer, and a run from a checkpoint goes on
-    exactly as with `Trainer.fit`, whose options these are. Raises `OptionError` for another loss, `ShapeError` for a
+    exactly as with `Trainer.fit`, whose options these are. A student of `match_features` learns those of the teacher
+    too. Raises `OptionError` for another loss, `ShapeError` for a
     teacher of other shapes.
     Source: Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2; the same view for both: Beyer
     et al. 2022, "Knowledge distillation: a good teacher is patient and consistent", section 3.
@@ -42,11 +45,12 @@ class Taught:
     def __init__(self, trainer: Trainer, teacher: Graph, data: Any, *, labels: bool) -> None:
         student = trainer.model()
         shapes = [[infer(g)[n].shape[1:] for n in (*g.inputs, g.outputs[0])] for g in (student, teacher)]
+        matched = [n for n in student.metadata.get(MATCHED_KEY, "").split(",") if n]
         if shapes[0] != shapes[1]:
             ours, theirs = (" -> ".join(str(list(s)) for s in each) for each in shapes)
             raise ShapeError(f"the student is {ours}, its teacher {theirs}; build it with the same image_size, classes")
         self.data, self.labels = data, labels
-        self._predict = trainer.predictor(teacher)
+        self._predict = trainer.predictor(_with_outputs(teacher, [teacher.outputs[0], *matched]))
         self._normalised = _between(student, teacher)
 
     def batches(self, *, epoch: int = 0, start: int = 0, size: int) -> Iterator[tuple[Any, Any]]:
@@ -62,8 +66,36 @@ class Taught:
         for x, y in source:
             inputs = x if isinstance(x, (list, tuple)) else [x]
             made = self._predict(*(self._normalised(a) for a in inputs))
-            logits = made[0] if isinstance(made, tuple) else made
-            yield x, (y, logits) if self.labels else logits
+            taught = made if isinstance(made, tuple) else (made,)
+            yield x, (y, *taught) if self.labels else taught
+
+
+def match_features(student: Graph, teacher: Graph) -> Graph:
+    """A copy of the student with more outputs, which only training needs: features that it has in common with the
+    teacher, for `losses.Distillation`. Exported models go without them.
+
+    Of the tensors that layers of all channels read, and that both have by the same name and in the same shape, it is
+    the last of each height and width: for a network and its pruned self the ends of its stages. Raises `ModelError` if
+    there are none.
+    """
+    types, others = infer(student, 1), infer(teacher, 1)
+    read = dict.fromkeys(node.inputs[0] for node in mixing_layers(student))
+    made = {o for node in teacher.nodes for o in node.outputs} - set(student.outputs)
+    common = [n for n in read if n in made and n in types and types[n].shape == others[n].shape]
+    names = list({types[n].shape[1:-1]: n for n in common}.values())
+    if not names:
+        raise ModelError(f"{student.name} and {teacher.name} have no tensor of the same name and shape in common")
+    result = _with_outputs(student, [*student.outputs, *names])
+    earlier = student.metadata.get(AUXILIARY_KEY, "")
+    result.metadata[AUXILIARY_KEY] = ",".join([*filter(None, earlier.split(",")), *names])
+    result.metadata[MATCHED_KEY] = ",".join(names)
+    return result
+
+
+def _with_outputs(model: Graph, outputs: list[str]) -> Graph:
+    result = model.copy()
+    result.outputs = outputs
+    return result
 
 
 def _between(student: Graph, teacher: Graph) -> Any:

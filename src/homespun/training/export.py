@@ -9,7 +9,7 @@ from homespun.compile.passes import drop_inference_identities, fold_batch_norm, 
 from homespun.compile.ranges import activation_limits, keep_limits
 from homespun.formats import STORES_ACTIVATIONS, save
 from homespun.graph import Graph
-from homespun.graph.graph import AUXILIARY_KEY
+from homespun.graph.graph import AUXILIARY_KEY, MATCHED_KEY
 from homespun.runtime import calibrate as calibrated
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def inference_model(model: Graph, weights: str = "float32") -> Graph:
     """
     graph = model.copy()
     auxiliary = graph.metadata.pop(AUXILIARY_KEY, "").split(",")
+    graph.metadata.pop(MATCHED_KEY, None)
     graph.outputs = [o for o in graph.outputs if o not in auxiliary]
     graph.prune()
     drop_inference_identities(graph)

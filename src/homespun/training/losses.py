@@ -247,32 +247,46 @@ class Distillation(Loss):
     """KL divergence from a teacher's softened predictions to the model's, times temperature squared.
 
     Targets are the teacher's logits. With `labels` above 0 they are labels, or probabilities, and the logits, and the
-    loss is labels * cross entropy + (1 - labels) * KL. `Trainer.distill` makes such targets.
-    Source: Hinton et al. 2015, section 2.
+    loss is labels * cross entropy + (1 - labels) * KL. Further targets are the teacher's features, those of the model
+    its last outputs (`match_features`): `features` times the mean of their squared errors, each relative to the mean
+    square of its target, is added. `Trainer.distill` makes such targets.
+    Source: Hinton et al. 2015, section 2; features: Romero et al. 2015, "FitNets: hints for thin deep nets".
     """
 
-    def __init__(self, temperature: float = 2.0, labels: float = 0.0) -> None:
+    def __init__(self, temperature: float = 2.0, labels: float = 0.0, features: float = 1.0) -> None:
         if temperature <= 0:
             raise OptionError(f"temperature is {temperature}; it must be positive")
         if not 0.0 <= labels < 1.0:
             raise OptionError(f"labels is {labels}; it is the weight of the labels, 0 up to but not 1")
-        self.temperature, self.labels = temperature, labels
+        if not features > 0.0:
+            raise OptionError(f"features is {features}; it is the weight of features, above 0")
+        self.temperature, self.labels, self.features = temperature, labels, features
 
     def build(self, build: GraphExtension, outputs: Sequence[str], targets: Sequence[str]) -> str:
-        soft = self._divergence(build, outputs[0], targets[-1])
-        if self.labels == 0:
-            return soft
-        hard = CrossEntropy().build(build, outputs, targets)
-        parts = [(hard, self.labels), (soft, 1.0 - self.labels)]
-        return build.add("add", [build.add("mul", [part, _constant(build, part, w)]) for part, w in parts])
+        given = targets[1:] if self.labels else targets
+        total = self._divergence(build, outputs[0], given[0])
+        if self.labels:
+            hard = CrossEntropy().build(build, outputs, targets)
+            total = self._weighted(build, (hard, self.labels), (total, 1.0 - self.labels))
+        for feature, target in zip(_last(outputs, len(given) - 1), given[1:], strict=True):
+            error = build.add("square", [build.add("sub", [feature, target])])
+            size = _mean(build, build.add("square", [target]))
+            relative = build.add("div", [_mean(build, error), size])
+            total = self._weighted(build, (total, 1.0), (relative, self.features / (len(given) - 1)))
+        return total
 
     def target_types(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> list[TensorType]:
-        logits = TensorType(outputs[0].shape)
-        return [*CrossEntropy().target_types(outputs, targets), logits] if self.labels else [logits]
+        count = len(targets) - (2 if self.labels else 1)
+        floats = [TensorType(o.shape) for o in (outputs[0], *_last(outputs[1:], count))]
+        return [*CrossEntropy().target_types(outputs, targets), *floats] if self.labels else floats
 
     def check(self, outputs: Sequence[TensorType], targets: Sequence[Array]) -> None:
         if self.labels:
             CrossEntropy().check(outputs, targets)
+
+    @staticmethod
+    def _weighted(build: GraphExtension, *parts: tuple[str, float]) -> str:
+        return build.add("add", [build.add("mul", [part, _constant(build, part, w)]) for part, w in parts])
 
     def _divergence(self, build: GraphExtension, output: str, teacher: str) -> str:
         soften = _constant(build, output, 1.0 / self.temperature)
@@ -283,6 +297,10 @@ class Distillation(Loss):
         rows = build.type(each).size // build.type(each).shape[-1]
         total = build.add("reduce_sum", [each], axes=tuple(range(len(build.type(each).shape))))
         return build.add("mul", [total, _constant(build, total, self.temperature**2 / rows)])
+
+
+def _last(values: Sequence[Any], count: int) -> Sequence[Any]:
+    return values[len(values) - max(count, 0) :]
 
 
 def as_targets(
