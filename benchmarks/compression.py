@@ -132,7 +132,7 @@ class Row:
 
     def _tuned(self, name: str, make: Callable[[], hs.Graph], callbacks: list[hs.callbacks.Callback]) -> hs.Graph:
         """Train the whole network but its norms to say what it said, on photos whose labels nobody needs; a run that
-        was cut off goes on after its last epoch."""
+        was cut off goes on from where it was a minute before."""
         keep = self.options.out / f"{self.network}-{name}.begun"
         model = self.model("head")
         data = self.photos("taught", model, augment=True)
@@ -152,7 +152,7 @@ class Row:
                 seed=self.options.seed,
             )
         schedule = hs.schedules.Cosine(self.options.epochs * data.steps(BATCH))
-        saver = hs.callbacks.CheckpointSaver(keep)
+        saver = hs.callbacks.CheckpointSaver(keep, seconds=60)
         trainer.distill(model, data, self.options.epochs, schedule=schedule, callbacks=[*callbacks, saver])
         keep.unlink(missing_ok=True)
         return answers_only(trainer.model())

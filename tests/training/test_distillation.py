@@ -130,3 +130,63 @@ def test_what_does_not_fit_is_refused() -> None:
     for options in ({"temperature": 0.0}, {"labels": 1.0}, {"labels": -0.1}):
         with pytest.raises(hs.OptionError):
             hs.losses.Distillation(**options)
+
+
+def test_features_of_a_pruned_network_are_those_that_were_not_pruned() -> None:
+    b = hs.GraphBuilder("residual", seed=0)
+    x = b.conv(b.input("image", (8, 8, 3)), "stem", inputs=3, outputs=8)
+    for i in range(2):
+        y = b.op("relu", b.conv(x, f"expand{i}", inputs=8, outputs=32))
+        x = b.op("add", x, b.conv(y, f"project{i}", inputs=32, outputs=8), name=f"sum{i}")
+    teacher = b.build(b.linear(b.op("flatten", b.op("global_average_pool", x)), "classifier", 8, CLASSES))
+    importance = {n: np.full(a.shape, float("expand" not in n), np.float32) for n, a in teacher.parameters().items()}
+    student = hs.prune_channels(teacher, keep_flops=0.6, importance=importance, spread="global")
+    assert student.data("expand1.weight").shape[-1] < 32
+    matched = hs.match_features(student, teacher)
+    assert matched.outputs == [*student.outputs, "sum0", "flatten"]  # the last that a layer reads, by height and width
+    assert len(student.outputs) == 1
+    with pytest.raises(hs.ModelError, match="no tensor of the same name and shape"):
+        hs.match_features(network(0, 8), network(1, 12))
+
+
+@pytest.mark.parametrize("labels", [0.0, 0.25])
+def test_features_count_by_their_relative_error(labels: float) -> None:
+    teacher = network(1, 8)
+    student = hs.match_features(network(0, 8), teacher)
+    assert student.outputs[1:] == ["flatten"]
+    x, y = pictures(8)
+    probe = teacher.copy()
+    probe.outputs = [teacher.outputs[0], "flatten"]
+    logits, features = hs.Predictor(probe)(x)
+    own = hs.Predictor(student)(x)
+    trainer = hs.Trainer(student, hs.losses.Distillation(2.0, labels, 3.0), hs.optim.SGD(0.0), batch=8)
+    targets = [y, logits, features] if labels else [logits, features]
+    soft = 4.0 * divergence(logits, own[0], 2.0)
+    want = labels * cross_entropy(own[0], y) + (1 - labels) * soft
+    want += 3.0 * np.square(own[1] - features).mean() / np.square(features).mean()
+    assert trainer.evaluate([(x, tuple(targets))])["loss"] == pytest.approx(want, rel=1e-4)
+
+
+def test_a_student_comes_nearer_in_its_features_and_leaves_without_them(tmp_path: Path) -> None:
+    x, y = pictures(32)
+    teacher = network(1, 8)
+    student = hs.match_features(network(0, 8), teacher)
+    trainer = hs.Trainer(student, hs.losses.Distillation(2.0, features=5.0), hs.optim.Adam(0.02), batch=8)
+    probe = teacher.copy()
+    probe.outputs = ["flatten"]
+    want = hs.Predictor(probe)(x)
+
+    def distance() -> float:
+        return float(np.linalg.norm(hs.Predictor(trainer.model())(x)[1] - want) / np.linalg.norm(want))
+
+    before = distance()
+    trainer.distill(teacher, hs.data.Arrays(x, y), epochs=30, validation=hs.data.Arrays(x, y))
+    assert distance() < 0.5 * before
+    trainer.save_checkpoint(tmp_path / "run")
+    again = hs.Trainer.from_checkpoint(tmp_path / "run")
+    again.distill(teacher, hs.data.Arrays(x, y), epochs=31)
+    trainer.export(tmp_path / "student.hsp")
+    exported = hs.load(tmp_path / "student.hsp")
+    assert len(exported.outputs) == 1
+    assert not {"matched_features", "auxiliary_outputs"} & set(exported.metadata)
+    np.testing.assert_allclose(hs.Predictor(exported)(x), hs.Predictor(trainer.model())(x)[0], rtol=1e-3, atol=1e-4)
