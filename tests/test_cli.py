@@ -290,7 +290,15 @@ def test_compressing_a_model(run, tmp_path, photos):
     assert small["bytes"] < small["bytes_before"] / 3
     rounded = run("model", "compress", tmp_path / "net.hsp", tmp_path / "int8.hsp", "--photos", photos, "--json").json
     assert rounded["flops"] == rounded["flops_before"]
-    assert any(t.limit is not None for t in hs.load(tmp_path / "int8.hsp").tensors.values())
+    net, int8 = hs.load(tmp_path / "net.hsp"), hs.load(tmp_path / "int8.hsp")
+    assert any(t.limit is not None for t in int8.tensors.values())
+    assert (int8.data("stem.norm.running_mean") != net.data("stem.norm.running_mean")).any()  # rounded on the photos
+    options = ("--keep-flops", "0.6", "--photos", photos, "--weights", "float32", "--json")
+    run("model", "compress", tmp_path / "net.hsp", tmp_path / "folded.hsp", *options)
+    folded, plain = hs.load(tmp_path / "folded.hsp"), hs.prune_channels(net, keep_flops=0.6, spread="global")
+    name = "blocks.3.project.conv.weight"
+    assert folded.data(name).shape == plain.data(name).shape
+    assert (folded.data(name) != plain.data(name)).any()
     mixed = run(
         *("model", "compress", tmp_path / "net.hsp", tmp_path / "mixed.hsp"),
         *("--photos", photos, "--budget", "10", "--limit", "8", "--json"),
