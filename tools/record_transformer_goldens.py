@@ -21,19 +21,21 @@ from torch.nn import functional as F  # noqa: N812
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-from tests.zoo.made import made_weights  # noqa: E402
-from tests.zoo.test_tinybert import SMALL, words  # noqa: E402
+from homespun.zoo.tinybert import SIZES, Size  # noqa: E402
+from tests.zoo.made import made_weights, samples  # noqa: E402
+from tests.zoo.test_tinybert import SMALL, WIDE, words  # noqa: E402
 
 STEPS = 20
 
 
-def network(head: str, classes: int = 3) -> torch.nn.Module:
+def network(
+    head: str, classes: int = 3, size: Size = SMALL["size"], layers: int = SMALL["layers"], vocabulary: int = 50
+) -> torch.nn.Module:
     """The reference, in float64 and without dropout."""
-    size = SMALL["size"]
     config = transformers.BertConfig(
-        vocab_size=SMALL["vocabulary"],
+        vocab_size=vocabulary,
         hidden_size=size.width,
-        num_hidden_layers=SMALL["layers"],
+        num_hidden_layers=layers,
         num_attention_heads=size.heads,
         intermediate_size=size.hidden,
         hidden_dropout_prob=0.0,
@@ -72,7 +74,22 @@ def record_outputs() -> None:
         fill(net, made_weights(shapes_of(net)))
         for i, out in enumerate(run(net.eval(), 2)):
             record[f"{head}/{i}"] = out.detach().numpy().astype(np.float32)
-    np.savez_compressed(ROOT / "tests" / "zoo" / "goldens" / "tinybert.npz", **record)
+    np.savez_compressed(ROOT / "tests" / "zoo" / "goldens" / "tinybert.npz", **record | record_wide())
+
+
+def record_wide() -> dict[str, np.ndarray]:
+    """Of both networks in full width and depth: every layer's output, and the first token's as a classifier reads it."""
+    record = {}
+    for layers, size in SIZES.items():
+        net = network("none", size=size, layers=layers, vocabulary=WIDE["vocabulary"])
+        record[f"wide {layers}/shapes"] = np.array(json.dumps(shapes_of(net)))
+        fill(net, made_weights(shapes_of(net)))
+        ids, mask, types = (torch.from_numpy(a).long() for a in words(2, WIDE["sequence"], WIDE["vocabulary"]))
+        with torch.inference_mode():
+            out = net.eval()(input_ids=ids, attention_mask=mask, token_type_ids=types, output_hidden_states=True)
+        record[f"wide {layers}/layers"] = np.stack([samples(h.numpy()) for h in out.hidden_states])
+        record[f"wide {layers}/features"] = out.pooler_output.float().numpy()
+    return record
 
 
 def record_training() -> None:

@@ -1,4 +1,4 @@
-"""TinyBERT against the paper's sizes and a recording of the `transformers` package (tools/record_training_goldens.py),
+"""TinyBERT against the paper's sizes and a recording of the `transformers` package (tools/record_transformer_goldens.py),
 its heads, and that it learns."""
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import homespun as hs
 from homespun.graph import Graph, infer
 from homespun.graph.operator import attributes, operator
 from homespun.zoo.tinybert import Size
-from tests.zoo.made import made_weights
+from tests.zoo.made import made_weights, samples
 
 GOLDEN = Path(__file__).parent / "goldens" / "tinybert.npz"
 SMALL: dict[str, Any] = {"layers": 2, "size": Size(12, 3, 20), "sequence": 7, "vocabulary": 50}
+WIDE: dict[str, Any] = {"sequence": 16, "vocabulary": 200}
 
 
 def words(count: int = 2, length: int = 7, vocabulary: int = 50) -> list[np.ndarray]:
@@ -49,6 +50,20 @@ def test_sizes_are_those_of_the_paper(layers: int, parameters: int, billions: fl
     assert operations(graph) / 1e9 == pytest.approx(billions, rel=0.05)
 
 
+# Section 4.2 of the paper: 4 layers, 312 channels, 1200 in between; 6 layers, 768, 3072; 12 heads.
+@pytest.mark.parametrize(("layers", "width", "hidden"), [(4, 312, 1200), (6, 768, 3072)])
+def test_shapes_are_those_of_the_paper(layers: int, width: int, hidden: int) -> None:
+    graph = hs.zoo.tinybert(layers=layers, head="masked_lm")
+    types = infer(graph)
+    assert types["embeddings.norm"].shape == (1, 128, width)
+    assert len([n for n in graph.nodes if n.op == "attention"]) == layers
+    for i in range(layers):
+        assert types[f"layers.{i}.attention"].shape == types[f"layers.{i}.norm"].shape == (1, 128, width)
+        assert types[f"layers.{i}.gelu"].shape == (1, 128, hidden)
+    assert {n.attributes["heads"] for n in graph.nodes if n.op == "attention"} == {12}
+    assert types["logits"].shape == (1, 128, 30522)
+
+
 @pytest.fixture(scope="module")
 def golden() -> dict[str, np.ndarray]:
     with np.load(GOLDEN) as file:
@@ -65,6 +80,48 @@ def test_outputs_are_those_of_the_reference(head: str, golden: dict[str, np.ndar
     found = hs.Predictor(graph, batch=2)(*words())
     for i, out in enumerate(found if isinstance(found, tuple) else (found,)):
         np.testing.assert_allclose(out, golden[f"{head}/{i}"], rtol=1e-4, atol=1e-4, err_msg=graph.outputs[i])
+
+
+@pytest.mark.parametrize("layers", [4, 6])
+def test_every_layer_in_full_width_is_the_reference_s(layers: int, golden: dict[str, np.ndarray]) -> None:
+    graph = hs.zoo.tinybert(**WIDE, layers=layers, head="none", weights=state_of(golden, f"wide {layers}"))
+    graph.outputs = ["embeddings.norm", *(f"layers.{i}.norm" for i in range(layers)), "features"]
+    *found, features = hs.Predictor(graph, batch=2)(*words(2, WIDE["sequence"], WIDE["vocabulary"]))
+    for made, want, name in zip(found, golden[f"wide {layers}/layers"], graph.outputs, strict=False):
+        np.testing.assert_allclose(samples(made), want, rtol=1e-4, atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(features, golden[f"wide {layers}/features"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+@pytest.mark.parametrize("trainable", ["all", "head", "last:2"])
+@pytest.mark.parametrize("layers", [4, 6])
+def test_its_whole_its_head_and_its_last_layers_learn(layers: int, trainable: str, precision: str) -> None:
+    options = SMALL | {"layers": layers, "dropout": 0.0}
+    model = hs.zoo.tinybert(**options, classes=2, seed=2, weights=acquainted(layers))
+    x, y = words(32), np.arange(32) % 2
+    rate = {"all": 0.003, "head": 0.1, "last:2": 0.01}[trainable]
+    trainer = hs.Trainer(
+        model, hs.losses.CrossEntropy(), hs.optim.AdamW(rate), batch=32, precision=precision, trainable=trainable
+    )
+    before = trainer.parameters()
+    losses = [trainer.step(x, y).loss for _ in range(40)]
+    assert losses[-1] < losses[0] * {"all": 0.05, "head": 0.9, "last:2": 0.5}[trainable]
+    moved = {n for n, v in trainer.parameters().items() if not np.array_equal(v, before[n])}
+    first = {"all": "embeddings.", "head": "classifier.", "last:2": f"layers.{layers - 2}."}[trainable]
+    names = list(before)
+    assert moved == set(trainer.trainable) == set(names[next(i for i, n in enumerate(names) if n.startswith(first)) :])
+
+
+def acquainted(layers: int) -> dict[str, np.ndarray]:
+    """Weights that tell words apart, as trained ones do: those that the network begins with are all but nothing."""
+    golden = dict(np.load(GOLDEN))
+    of = {n: tuple(s) for n, s in json.loads(str(golden["classification/shapes"])).items()}
+    made: dict[str, tuple[int, ...]] = {}
+    for name, shape in of.items():
+        for i in range(layers) if "layer.0." in name else [0]:
+            if "layer.1." not in name:
+                made[name.replace("layer.0.", f"layer.{i}.")] = (2, *shape[1:]) if "classifier" in name else shape
+    return made_weights(made)
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed"])

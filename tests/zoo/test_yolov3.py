@@ -56,9 +56,7 @@ def test_outputs_are_the_reference_s(name: str, width: float) -> None:
 # tiny one, for 416x416: what Darknet lists of `yolov3.cfg` (layers 79 to 106) and `yolov3-tiny.cfg`.
 SHAPES = {
     ("yolov3", 256): {"stem": (256, 256, 32)}
-    | {
-        f"stages.{i}.{units - 1}": (256 >> (i + 1), 256 >> (i + 1), 64 << i) for i, units in enumerate((1, 2, 8, 8, 4))
-    },
+    | {f"stages.{i}.{units - 1}": (256 >> (i + 1), 256 >> (i + 1), 64 << i) for i, units in enumerate((1, 2, 8, 8, 4))},
     ("yolov3", 416): {
         "scales.0.4": (13, 13, 512),
         "boxes_32": (13, 13, 255),
