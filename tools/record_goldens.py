@@ -74,6 +74,14 @@ def fill(net: nn.Module, weights: Mapping[str, np.ndarray], ours: Callable[[str]
     net.load_state_dict(state)
 
 
+def sampled(parts: list[nn.Module]) -> list[np.ndarray]:
+    """A list that fills with samples of what these parts of a network give, when it runs."""
+    seen: list[np.ndarray] = []
+    for part in parts:
+        part.register_forward_hook(lambda m, i, y: seen.append(samples(y.permute(0, 2, 3, 1).numpy())))
+    return seen
+
+
 def record_network(
     file: str,
     net: nn.Module,
@@ -89,9 +97,7 @@ def record_network(
     net.double().eval()
     shapes = state_of(net, ours)
     fill(net, made_weights(shapes, gain), ours)
-    seen: list[np.ndarray] = []
-    for block in blocks:
-        block.register_forward_hook(lambda m, i, y: seen.append(samples(y.permute(0, 2, 3, 1).numpy())))
+    seen = sampled(blocks)
     made: dict[str, np.ndarray] = {}
     with torch.inference_mode():
         x = torch.from_numpy(made_image(size).transpose(0, 3, 1, 2).copy()).double()
@@ -243,10 +249,7 @@ def record_yolo() -> None:
         for layer in net.yolo_layers:
             layer.training = True
         net.training = True
-        seen: list[np.ndarray] = []
-        for part in net.module_list:
-            if len(part) == 3:
-                part.register_forward_hook(lambda m, i, y: seen.append(samples(y.permute(0, 2, 3, 1).numpy())))
+        seen = sampled([part for part in net.module_list if len(part) == 3])
         with torch.inference_mode():
             maps = net(torch.from_numpy(made_image(64).transpose(0, 3, 1, 2).copy()).double())
         flat = {f"boxes_{64 // m.shape[2]}": m.permute(0, 2, 3, 1, 4).flatten(3).float().numpy() for m in maps}

@@ -25,7 +25,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from record_goldens import YOLO, ZOO, PaperGoogLeNet, yolo  # noqa: E402
+from record_goldens import YOLO, ZOO, PaperGoogLeNet, yolo
 
 TOKENS = 128
 #: torchvision's, by their sizes.

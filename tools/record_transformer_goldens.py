@@ -78,7 +78,7 @@ def record_outputs() -> None:
 
 
 def record_wide() -> dict[str, np.ndarray]:
-    """Of both networks in full width and depth: every layer's output, and the first token's as a classifier reads it."""
+    """Of both networks in full width and depth: every layer's output, and what a classifier reads."""
     record = {}
     for layers, size in SIZES.items():
         net = network("none", size=size, layers=layers, vocabulary=WIDE["vocabulary"])

@@ -1,5 +1,5 @@
-"""TinyBERT against the paper's sizes and a recording of the `transformers` package (tools/record_transformer_goldens.py),
-its heads, and that it learns."""
+"""TinyBERT against the paper's sizes and a recording of the `transformers` package
+(tools/record_transformer_goldens.py), its heads, and that it learns."""
 
 from __future__ import annotations
 
