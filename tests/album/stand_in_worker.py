@@ -26,9 +26,11 @@ def main() -> None:
     threading.Thread(target=obey, args=(running, over, plan == "deaf"), daemon=True).start()
     print(json.dumps({"phase": "training", "share": 0.5}), flush=True)
     if plan == "finish":
-        (folder.parent / "made").rename(folder)
+        made = folder.parents[1] / "made"
+        if made.exists():  # else it was so in a run before, which was killed
+            made.rename(folder)
     elif plan == "full":
-        print(json.dumps({"error": "the disk is full", "kind": "LibraryError"}), flush=True)
+        print(json.dumps({"error": "the disk is full", "kind": "StorageFullError"}), flush=True)
         sys.exit(1)
     elif plan == "damaged":
         print(json.dumps({"error": "task: damaged", "kind": "FormatError"}), flush=True)

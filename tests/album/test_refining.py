@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from skimage import data as skimage_data
 from starlette.testclient import TestClient
 
-import homespun as hs
 from homespun.album import Album, refining, refining_process
-from homespun.album.errors import LibraryBusyError, RefiningError
-from homespun.album.refining_worker import FEATURES, RECORD, RESULT, TASK, TOPICS, _Work, read_features
+from homespun.album.errors import LibraryBusyError, RefiningError, StorageFullError
+from homespun.album.refining_worker import FEATURES, _Work, feature_records, read_features
 from homespun.album.vision import ASSETS, BACKBONE, version_of
 from homespun.album.web import create_app
 from homespun.errors import OptionError
 from homespun.learning.standstill import Standstill
-from homespun.learning.tail import Maps, Tail
-from homespun.learning.task import Foundation, Task
+from homespun.learning.task import Task
+from tests.album.refining_albums import made_refinement, make_album, plan, scores, until
 
 ROOT = Path(__file__).parents[2]
-PHOTOS = ("astronaut.png", "coffee.png", "rocket.jpg", "chelsea.png", "retina.jpg", "color.png")
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An album of a few photos, some of which people spoke of."""
     root = tmp_path_factory.mktemp("album")
-    (root / "photos").mkdir()
-    for name in PHOTOS:
-        shutil.copy(Path(skimage_data.__file__).parent / name, root / "photos")
-    with Album(root / "data") as album:
-        album.index([root / "photos"])
-        ids = [photo.id for photo in album.photos(sort="date").photos]
-        album.add_topic("Space", ids[:1])
-        album.correct(ids[1:3], positive=["food"], negative=["cake"])
+    make_album(root)
     return root
 
 
@@ -54,68 +42,6 @@ def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setattr("homespun.learning.task.FEWEST", 1)
     monkeypatch.setattr(refining_process, "WORKER", "tests.album.stand_in_worker")
     return tmp_path / "data"
-
-
-def plan(folder: Path, word: str) -> None:
-    (folder / refining.FOLDER).mkdir(exist_ok=True)
-    (folder / refining.FOLDER / "plan").write_text(word)
-
-
-def made_refinement(folder: Path, replaces: bool = True, seed: int = 0) -> None:
-    """What the worker would leave: a network with other weights in its tail, and a verdict."""
-    made = folder / refining.FOLDER / "made"
-    made.mkdir(parents=True)
-    backbone = hs.load(ASSETS / BACKBONE)
-    tail = Tail(backbone)
-    random = np.random.default_rng(seed)
-    weights = {
-        name: (value * random.uniform(0.9, 1.1, value.shape)).astype(np.float32) for name, value in tail.weights.items()
-    }
-    hs.save(tail.backbone_with(weights), made / BACKBONE, weights="int8")
-    Foundation.shipped().learner().save(made / TOPICS)
-    with Album(folder, read_only=True) as album:
-        ids, vectors = album._store.features(version_of(ASSETS / BACKBONE))
-    records = np.zeros(len(ids) - 1, RECORD)  # one photo came after the worker looked
-    records["id"], records["vector"] = ids[:-1], vectors[:-1] * np.float16(1.1)
-    records.tofile(made / FEATURES)
-    comparison = {"photos": 100, "champion": 0.7, "challenger": 0.8, "gained": 12, "lost": 2}
-    verdict = {
-        "reason": "better" if replaces else "by chance",
-        "replaces": replaces,
-        "chance": 0.01,
-        "family": comparison,
-        "builtin": comparison,
-        "topics": {"food": [20, 0.5, 0.8]},
-    }
-    result = {
-        "verdict": verdict,
-        "version": version_of(made / BACKBONE),
-        "seconds": 60,
-        "cpu_seconds": 70,
-        "peak_bytes": 1,
-    }
-    (made / RESULT).write_text(json.dumps(result))
-    labelled(folder).save(made / TASK)
-
-
-def labelled(folder: Path) -> Task:
-    with Album(folder, read_only=True) as album:
-        from homespun.album.scoring import read_examples
-        from homespun.album.topics import read_topics
-
-        with album._store.reader() as connection:
-            said = read_examples(connection, read_topics(connection))
-    names = sorted({name for example in said.values() for name in (*example.positive, *example.negative)})
-    positive = np.array([[name in example.positive for name in names] for example in said.values()])
-    negative = np.array([[name in example.negative for name in names] for example in said.values()])
-    maps = Maps.of(np.zeros((len(said), 2, 2, 3), np.float32))
-    return Task(tuple(said), tuple(names), maps, positive, negative, np.zeros(len(said), np.intp))
-
-
-def scores(album: Album) -> np.ndarray:
-    standing = album._sorting.board().standing
-    assert standing.scored.all()
-    return standing.confidences.copy()
 
 
 def test_a_better_network_takes_over_and_rolling_back_restores_every_score(folder):
@@ -153,6 +79,40 @@ def test_what_people_say_goes_on_counting_with_the_refined_network(folder):
         assert not np.array_equal(scores(album), standing)
         album.undo(change.id)
         np.testing.assert_array_equal(scores(album), standing)
+
+
+def test_going_back_gives_up_a_run_that_is_under_way(folder):
+    made_refinement(folder)
+    plan(folder, "finish")
+    with Album(folder) as album:
+        before = scores(album)
+        album.refining.refine()
+        plan(folder, "wait")
+        album.refining.start()
+        until(lambda: album.refining.status().phase == "training")
+        assert album.refining.rollback().outcome == "rolled back"
+        status = album.refining.status()
+        assert not status.running and not status.interrupted and not status.problem
+        np.testing.assert_array_equal(scores(album), before)
+        assert [path.name for path in (folder / refining.FOLDER).iterdir()] == ["plan"]
+
+
+def test_a_run_that_is_asked_for_goes_on_in_the_background_and_can_be_ended(folder):
+    plan(folder, "wait")
+    with Album(folder) as album:
+        assert album.refining.start().running
+        with pytest.raises(LibraryBusyError, match="already"):
+            album.refining.start()
+        until(lambda: album.refining.status().phase == "training")
+        assert album.refining.end_run().interrupted
+        album.refining.start()
+        until(lambda: album.refining.status().phase == "training")
+    made_refinement(folder)  # closing the album ended it, too
+    plan(folder, "finish")
+    with Album(folder) as album:
+        album.refining.start()
+        until(lambda: not album.refining.status().running)
+        assert album.refining.status().refined
 
 
 def test_a_challenger_that_is_no_better_leaves_no_trace(folder):
@@ -198,8 +158,9 @@ def test_a_run_that_fails_says_so_and_the_next_goes_on(folder, word, message):
     plan(folder, word)
     with Album(folder) as album:
         before = scores(album)
-        with pytest.raises(RefiningError, match=message):
+        with pytest.raises(StorageFullError if word == "full" else RefiningError, match=message):
             album.refining.refine()
+        assert album.refining.status().problem == ("disk full" if word == "full" else "failed")
         np.testing.assert_array_equal(scores(album), before)
         assert not album.refining.status().running
     plan(folder, "finish")
@@ -383,14 +344,17 @@ def test_the_switch_is_kept(folder):
 
 
 def test_a_record_of_features_that_was_cut_off_is_left_out(tmp_path):
-    records = np.zeros(3, RECORD)
-    records["id"] = [5, 6, 7]
-    (tmp_path / FEATURES).write_bytes(records.tobytes()[:-7])
+    content = feature_records([5, 6, 7], np.ones((3, 1280))).tobytes()
+    (tmp_path / FEATURES).write_bytes(content[:-7])
     assert read_features(tmp_path / FEATURES)[0].tolist() == [5, 6]
 
 
-def until(true: object) -> None:
-    deadline = time.monotonic() + 20
-    while not true():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+@pytest.mark.parametrize("empty", [slice(0, 12), slice(20, 40), slice(2000, None)])
+def test_records_that_a_power_cut_left_empty_are_left_out(tmp_path, empty):
+    """The file has its length, but some of its blocks were never written, and nothing after them is trusted."""
+    one, two, three = (record.tobytes() for record in feature_records([5, 6, 7], np.ones((3, 1280))))
+    holed = bytearray(two)
+    holed[empty] = bytes(len(holed[empty]))
+    (tmp_path / FEATURES).write_bytes(one + bytes(holed) + three)
+    ids, vectors = read_features(tmp_path / FEATURES)
+    assert ids.tolist() == [5] and (vectors == 1).all()

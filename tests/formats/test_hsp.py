@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import stat
 import struct
 from collections.abc import Callable
@@ -131,6 +133,21 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_beside_it(path: Path, mon
     monkeypatch.setattr("homespun.formats.hsp.serialize_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         hs.save(small_network(seed=1), path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_disk_that_takes_no_more_is_an_os_error(path: Path) -> None:
+    hs.save(small_network(), path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))  # as a quota has it; Python ignores the signal
+    try:
+        with pytest.raises(OSError, match="large") as refused:
+            hs.save(small_network(), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert refused.value.errno == errno.EFBIG
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 

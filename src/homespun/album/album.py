@@ -107,6 +107,10 @@ class Album:
         """The album's own folder."""
         return self._store.data_dir
 
+    def announce(self, address: str) -> None:
+        """Let other programs know at which address this one serves the album."""
+        self._store.announce(address)
+
     def close(self) -> None:
         """Save what was learnt and give the data folder back. Safe to call twice."""
         self.refining.close()

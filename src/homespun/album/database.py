@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from homespun.album.disk import storage_full
+from homespun.album.disk import no_room, storage_full
 from homespun.album.errors import LibraryBusyError, LibraryError
 from homespun.album.migrations import PAGE_SIZE
 
@@ -37,7 +37,7 @@ def explained(folder: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "") or ""
-        if name.startswith("SQLITE_FULL"):
+        if name.startswith("SQLITE_FULL") or (name.startswith("SQLITE_IOERR") and no_room(folder)):
             raise storage_full(folder) from error
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
             raise LibraryError(f"{folder / DATABASE} is damaged or is not an album: {error}") from error

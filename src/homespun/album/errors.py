@@ -15,7 +15,11 @@ class LibraryError(AlbumError):
 
 
 class LibraryBusyError(LibraryError):
-    """Another program holds the data folder for writing."""
+    """Another program holds the data folder for writing. `address` is where it serves the album, "" if it does not."""
+
+    def __init__(self, message: str, *, address: str = "") -> None:
+        super().__init__(message)
+        self.address = address
 
 
 class StorageFullError(LibraryError):

@@ -308,7 +308,8 @@ class Refinement:
 class RefiningStatus:
     """How refining stands. `phase` of a run: "looking" (at labelled photos), "training", "features" (of all photos),
     "" while there is none; `share` of the phase that is done. `labelled` photos were spoken of, `needed` are enough.
-    `interrupted`: a run was cut off, and the next goes on with it."""
+    `interrupted`: a run was cut off, and the next goes on with it. `problem`: why the last one ended early since the
+    album was opened, "disk full" or "failed" (the log says more), "" if nothing went wrong."""
 
     automatic: bool
     running: bool
@@ -320,3 +321,4 @@ class RefiningStatus:
     needed: int
     refined: bool
     last: Refinement | None
+    problem: str = ""

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from homespun.album.errors import AlbumError, LibraryBusyError, LibraryError, RefiningError
+from homespun.album.errors import LibraryBusyError, LibraryError, RefiningError, StorageFullError
 from homespun.album.model import Refinement, RefiningStatus, TopicGain
 from homespun.album.refining_process import OnProgress, RefiningProcess
 from homespun.album.scoring import read_examples
 from homespun.album.sorting import Sorting
 from homespun.album.store import Store, now
 from homespun.album.topics import read_topics
-from homespun.errors import FormatError
+from homespun.errors import FormatError, HomespunError
 from homespun.learning import TopicLearner
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Refining:
         self._store, self._sorting, self._indexing, self._use_embedder = store, sorting, indexing, use_embedder
         self._running = threading.Lock()
         self._worker: RefiningProcess | None = None
+        self._stop, self._thread, self._problem = threading.Event(), threading.Thread(), ""
         self._seen = time.monotonic()
 
     # What there is to tell
@@ -112,15 +113,16 @@ class Refining:
         worker, history = self._worker, self.history()
         return RefiningStatus(
             automatic=self.automatic,
-            running=worker is not None,
+            running=self._running.locked(),
             paused=worker is not None and worker.paused,
-            interrupted=worker is None and bool(self._store.setting(UNDER_WAY)),
+            interrupted=not self._running.locked() and bool(self._store.setting(UNDER_WAY)),
             phase=worker.phase if worker else "",
             share=worker.share if worker else 0.0,
             labelled=self._labelled(),
             needed=FEWEST,
             refined=any(refinement.current for refinement in history),
             last=history[0] if history else None,
+            problem=self._problem,
         )
 
     def history(self) -> list[Refinement]:
@@ -151,7 +153,7 @@ class Refining:
 
     def set_automatic(self, on: bool) -> None:
         """Let runs begin by themselves, or not."""
-        self._store.set_setting(AUTOMATIC, "on" if on else "off")
+        self._store.set_setting(AUTOMATIC, "on" if on else "off", durable=True)
 
     def due(self) -> bool:
         """Whether a run should begin by itself: one was cut off, or enough was said since the last."""
@@ -175,39 +177,85 @@ class Refining:
     def refine(self, on_progress: OnProgress | None = None, stop: threading.Event | None = None) -> Refinement | None:
         """Train a challenger, or go on with one that was cut off, and let it replace the network if it is better.
 
-        Takes minutes. None if `stop` was set: the next call goes on. Raises `LibraryBusyError` if a run is under way,
-        `RefiningError` if too little was said or the process failed, `StorageFullError` if the disk is full.
+        Takes minutes. None if `stop` was set, or `end_run` called: the next call goes on. Raises `LibraryBusyError` if
+        a run is under way, `RefiningError` if too little was said or the process failed, `StorageFullError` if the disk
+        is full.
         """
-        from homespun.album.refining_worker import TASK
+        run = self._begin()
+        return self._run(run, on_progress or (lambda phase, share: None), stop or threading.Event())
+
+    def start(self) -> RefiningStatus:
+        """The same in the background: `status` says how it goes. Raises as `refine` does if a run can't even begin."""
+        run = self._begin()
+        self._thread = threading.Thread(target=self._run_and_note, args=(run,), name="homespun-refining-asked-for")
+        self._thread.start()
+        return self.status()
+
+    def end_run(self) -> RefiningStatus:
+        """End a run, if one is under way, and wait for that; the next goes on from there."""
+        self._stop.set()
+        worker = self._worker
+        if worker is not None:
+            worker.end()
+        with self._running:
+            pass
+        return self.status()
+
+    def _begin(self) -> dict[str, Any]:
+        """Take the right to run, and what is known of the run: a new one, or one that was cut off."""
         from homespun.learning.task import FEWEST, too_few
 
         if not self._running.acquire(blocking=False):
             raise LibraryBusyError("the network is being refined already; wait until that is done")
         try:
+            self._stop.clear()
+            self._problem = ""
+            self._tidy()
             run = self._store.setting(UNDER_WAY)
             if not run:
                 if (labelled := self._labelled()) < FEWEST:
                     raise RefiningError(too_few(labelled))
                 run = json.dumps({"began_at": now(), "labels": labelled, "folder": f"run-{time.time_ns():x}"})
-                self._store.set_setting(UNDER_WAY, run)
-            about = json.loads(run)
+                self._store.set_setting(UNDER_WAY, run, durable=True)
+            about: dict[str, Any] = json.loads(run)
+            return about
+        except BaseException:
+            self._running.release()
+            raise
+
+    def _run(self, about: dict[str, Any], on_progress: OnProgress, stop: threading.Event) -> Refinement | None:
+        from homespun.album.refining_worker import TASK
+
+        try:
             folder = self._store.data_dir / FOLDER / about["folder"]
             champion = current_pair(self._store).folder
-            process = self._worker = RefiningProcess(
-                self._store.data_dir, folder, champion, on_progress or (lambda phase, share: None)
-            )
             try:
-                finished = process.run(stop or threading.Event())
+                process = self._worker = RefiningProcess(self._store.data_dir, folder, champion, on_progress)
+            except OSError as error:
+                raise RefiningError(f"the process that refines can't be started: {error.strerror}") from error
+            if self._stop.is_set():  # meanwhile
+                process.end()
+            try:
+                finished = process.run(stop)
             except RefiningError:
                 if process.damaged or not (folder / TASK).exists():
                     self._forget(folder)  # or it could not even begin: too few photos can be read, say
                 raise
-            if not finished:
+            if not finished or self._stop.is_set():
                 return None
             return self._conclude(folder, about)
+        except HomespunError as error:
+            self._problem = "disk full" if isinstance(error, StorageFullError) else "failed"
+            raise
         finally:
             self._worker = None
             self._running.release()
+
+    def _run_and_note(self, about: dict[str, Any]) -> None:
+        try:
+            self._run(about, lambda phase, share: None, threading.Event())
+        except HomespunError as error:  # `status` has it, too
+            logger.warning("the network could not be refined: %s", error)
 
     def make_way(self) -> None:
         """Let a run stand still for a while: somebody looks at the album. Returns at once."""
@@ -223,36 +271,49 @@ class Refining:
                 continue
             try:
                 self.refine(stop=stop)
-            except AlbumError as error:
+            except HomespunError as error:
                 logger.warning("the network could not be refined: %s", error)
                 stop.wait(IDLE_SECONDS)
 
     def close(self) -> None:
         """End a run, which goes on the next time. Safe to call twice."""
+        self._stop.set()
         worker = self._worker
         if worker is not None:
             worker.end()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def rollback(self) -> Refinement:
         """Go back to the network that was in use before the last refinement; scores are then what they were.
 
+        A run that is under way, or was cut off, is given up: it might bring back what was just refused.
         Raises `RefiningError` if the network in use is the one that ships.
         """
+        if not self._store.setting(CURRENT):
+            raise RefiningError("the network is the one that came with Homespun: there is nothing to go back to")
+        self.end_run()
+        with self._running:
+            return self._roll_back()
+
+    def _roll_back(self) -> Refinement:
         current = self._store.setting(CURRENT)
         with self._store.reader() as connection:
             row = connection.execute("SELECT previous FROM refinement WHERE id = ?", (current or 0,)).fetchone()
             before = row and connection.execute("SELECT folder FROM refinement WHERE id = ?", (row[0],)).fetchone()
         if row is None:
-            raise RefiningError("the network is the one that came with Homespun: there is nothing to go back to")
+            raise LibraryError("the album names a refinement that it does not know; its database is damaged")
         pair, number = SHIPPED, ""
         if before is not None and (self._store.data_dir / FOLDER / before[0]).exists():
             pair, number = Pair(self._store.data_dir / FOLDER / before[0]), str(row[0])
 
         def record(connection: sqlite3.Connection) -> None:
             _set(connection, CURRENT, number)
+            _set(connection, UNDER_WAY, "")
             connection.execute("UPDATE refinement SET outcome = 'rolled back' WHERE id = ?", (current,))
 
         self._switch(pair, record)
+        self._tidy()
         return next(refinement for refinement in self.history() if str(refinement.id) == current)
 
     # How it ends
@@ -280,11 +341,10 @@ class Refining:
         if adopted:
             self._import_features(folder, result["version"])
             self._switch(Pair(folder), record)
-            self._forget_older()
         else:
             with self._store.transaction(durable=True) as connection:
                 record(connection)
-            shutil.rmtree(folder, ignore_errors=True)
+        self._tidy()
         return self.history()[0]
 
     def _outdated(self, folder: Path) -> bool:
@@ -328,28 +388,40 @@ class Refining:
             self._sorting.use_pair(embedder.version, pair.learner, record)
             self._use_embedder(embedder)
 
-    def _forget_older(self) -> None:
-        """Remove what is neither in use nor what one would go back to."""
+    def _tidy(self) -> None:
+        """Remove what is neither in use, nor what one would go back to, nor being worked at; also what a kill left.
+
+        Nobody misses what stays here, so that trouble with it is only noted.
+        """
         from homespun.album.refining_worker import FEATURES
         from homespun.album.vision import ASSETS, BACKBONE, version_of
 
-        current = self._store.setting(CURRENT)
+        folders = self._store.data_dir / FOLDER
+        if not folders.exists():
+            return
         with self._store.reader() as connection:
             query = "SELECT folder FROM refinement WHERE id IN (?1, (SELECT previous FROM refinement WHERE id = ?1))"
-            kept = {row[0] for row in connection.execute(query, (current,))}
-        for folder in (self._store.data_dir / FOLDER).iterdir():
-            if folder.name not in kept:
-                shutil.rmtree(folder, ignore_errors=True)
-            else:
-                (folder / FEATURES).unlink(missing_ok=True)  # they are in the library
-        networks = [self._store.data_dir / FOLDER / name / BACKBONE for name in kept] + [ASSETS / BACKBONE]
-        versions = [version_of(path) for path in networks]
-        marks = ", ".join("?" * len(versions))
-        with self._store.transaction() as connection:
-            connection.execute(f"DELETE FROM feature WHERE backbone NOT IN ({marks})", versions)
+            kept = {row[0] for row in connection.execute(query, (self._store.setting(CURRENT) or 0,))}
+        run = self._store.setting(UNDER_WAY)
+        under_way = {json.loads(run)["folder"]} if run else set()
+        try:
+            for folder in folders.iterdir():
+                if folder.is_dir() and folder.name not in kept | under_way:
+                    shutil.rmtree(folder)
+                elif folder.name in kept:
+                    (folder / FEATURES).unlink(missing_ok=True)  # they are in the library
+            networks = [folders / name / BACKBONE for name in kept | under_way] + [ASSETS / BACKBONE]
+            versions = [version_of(path) for path in networks if path.exists()] + [
+                self._store.setting("backbone") or ""
+            ]
+            marks = ", ".join("?" * len(versions))
+            with self._store.transaction() as connection:
+                connection.execute(f"DELETE FROM feature WHERE backbone NOT IN ({marks})", versions)
+        except (LibraryError, OSError) as error:
+            logger.warning("files of older refinements could not be removed: %s", error)
 
     def _forget(self, folder: Path) -> None:
-        self._store.set_setting(UNDER_WAY, "")
+        self._store.set_setting(UNDER_WAY, "", durable=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 

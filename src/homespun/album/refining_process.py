@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from homespun.album.errors import RefiningError
+from homespun.album.errors import AlbumError, RefiningError, StorageFullError
 
 WORKER = "homespun.album.refining_worker"
 QUIET_SECONDS = 20.0
@@ -53,6 +53,7 @@ class RefiningProcess:
         self._asked = 0.0
         self._pause = 0  # the number of the last pause, so that an answer to one before is not taken for its own
         self._still, self._changed, self._over = threading.Event(), threading.Event(), threading.Event()
+        self._ending = False
         self.phase, self.share = "looking", 0.0
         self.damaged = False
         """Whether it failed because a file of the run is not what it wrote: no use going on with that."""
@@ -70,15 +71,16 @@ class RefiningProcess:
         return self._resume_at is not None
 
     def run(self, stop: threading.Event) -> bool:
-        """Wait for its end; False if it was stopped. Raises `RefiningError`."""
+        """Wait for its end; False if it was stopped. Raises `RefiningError`, `StorageFullError`."""
         threading.Thread(target=self._attend, args=(stop,), daemon=True).start()
-        problem = ""
+        problem, kind = "", ""
         assert self._process.stdout is not None
         try:
             for line in self._process.stdout:
                 said = json.loads(line)
                 if "error" in said:
-                    problem, self.damaged = said["error"], said["kind"] == "FormatError"
+                    problem, kind = said["error"], said["kind"]
+                    self.damaged = kind == "FormatError"
                 elif "phase" in said:
                     self.phase, self.share = said["phase"], said["share"]
                     self._on_progress(self.phase, self.share)
@@ -93,11 +95,12 @@ class RefiningProcess:
                 self._over.set()
                 self._changed.set()
         code = self._process.wait()
-        if code == 3:
+        if code == 3 or (code < 0 and self._ending):
             return False
         if code != 0:
             how = "was killed" if code < 0 else "failed (its log is above)"
-            raise RefiningError(problem or f"the process that refines {how}; what it had done is kept: try again")
+            error: type[AlbumError] = StorageFullError if kind == StorageFullError.__name__ else RefiningError
+            raise error(problem or f"the process that refines {how}; what it had done is kept: try again")
         return True
 
     def make_way(self) -> None:
@@ -115,6 +118,7 @@ class RefiningProcess:
     def end(self) -> None:
         """Ask it to end, and wait until it has."""
         with self._said:
+            self._ending = True
             self._say("stop")
             self._signal(signal.SIGCONT)
             self._resume_at = None

@@ -8,13 +8,15 @@ the lowest priority, and may be killed at any moment.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 import homespun as hs
-from homespun.album.disk import explain_os_error, write_file
+from homespun.album.disk import LOCK, explain_os_error, flush_folder, write_file
 from homespun.album.imaging import PhotoData
 from homespun.album.refining_process import go_on_when_abandoned
 from homespun.album.scoring import read_examples
@@ -58,7 +60,8 @@ def main(arguments: list[str]) -> int:
     except (Stopped, BrokenPipeError):  # or nobody listens any more
         return 3
     except OSError as error:
-        _tell(error=str(explain_os_error(error, folder / RESULT)), kind="LibraryError")
+        explained = explain_os_error(error, folder / RESULT)
+        _tell(error=str(explained), kind=type(explained).__name__)
         return 1
     except HomespunError as error:
         _tell(error=str(error), kind=type(error).__name__)
@@ -100,6 +103,9 @@ class _Work:
     def run(self) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            for folder in (self._folder.parent, self._folder.parent.parent):
+                flush_folder(folder)
+            self._wait_for_others()
             refined = self._refine(self._task())
             if refined.verdict.replaces:
                 hs.save(self._tail.backbone_with(refined.weights), self._folder / BACKBONE, weights="int8")
@@ -113,6 +119,11 @@ class _Work:
         }
         content = {"verdict": verdict, "version": self._version(), **self._spent()}
         write_file(self._folder / RESULT, json.dumps(content).encode(), durable=True)
+
+    def _wait_for_others(self) -> None:
+        """Until no other process works in the folder: one whose album was killed takes a moment to end."""
+        self._held = (self._folder / LOCK).open("w")
+        fcntl.flock(self._held, fcntl.LOCK_EX)
 
     def _version(self) -> str | None:
         path = self._folder / BACKBONE
@@ -213,7 +224,7 @@ class _Work:
         ).run()
 
     def _compute_features(self) -> None:
-        """Features of every photo, added to a file of records; a record that was cut off is written anew."""
+        """Features of every photo, added to a file of records; from the first that is not whole on, anew."""
         network = self._standstill.predictor(hs.load(self._folder / BACKBONE))
         path = self._folder / FEATURES
         known = read_features(path)[0].tolist() if path.exists() else []
@@ -225,9 +236,9 @@ class _Work:
             stream.seek(len(known) * RECORD.itemsize)
             stream.truncate()
             for numbers, pixels in self._pixels(missing):
-                records = np.empty(len(numbers), RECORD)
-                records["id"], records["vector"] = numbers, network(network_input(pixels, self._backbone))
-                stream.write(records.tobytes())
+                stream.write(
+                    feature_records(numbers, np.asarray(network(network_input(pixels, self._backbone)))).tobytes()
+                )
                 stream.flush()
                 done += len(numbers)
                 _tell(phase="features", share=done / max(len(ids), 1))
@@ -248,14 +259,27 @@ class _Work:
         write_file(self._folder / LOG, json.dumps(self._spent()).encode())
 
 
-RECORD = np.dtype([("id", "<i8"), ("vector", "<f2", (1280,))])
+RECORD = np.dtype([("check", "<u4"), ("id", "<i8"), ("vector", "<f2", (1280,))])
+
+
+def feature_records(ids: Sequence[int], vectors: npt.NDArray[Any]) -> npt.NDArray[np.void]:
+    """Records (N,) of features (N, D), each with a checksum: a power cut can leave a file long and empty."""
+    records = np.empty(len(ids), RECORD)
+    records["id"], records["vector"] = ids, vectors
+    records["check"] = [_check(record) for record in records]
+    return records
 
 
 def read_features(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float16]]:
-    """Ids (N,) and features (N, D) of the whole records in a file of features."""
-    whole = path.stat().st_size // RECORD.itemsize
-    records = np.memmap(path, RECORD, mode="r", shape=(whole,)) if whole else np.zeros(0, RECORD)
-    return np.asarray(records["id"]), np.asarray(records["vector"])
+    """Ids (N,) and features (N, D) of a file's records up to the first that is not as it was written."""
+    count = path.stat().st_size // RECORD.itemsize
+    records = np.memmap(path, RECORD, mode="r", shape=(count,)) if count else np.zeros(0, RECORD)
+    whole = next((at for at, record in enumerate(records) if record["check"] != _check(record)), count)
+    return np.asarray(records["id"][:whole]), np.asarray(records["vector"][:whole])
+
+
+def _check(record: np.void) -> int:
+    return zlib.crc32(record.tobytes()[RECORD["check"].itemsize :])
 
 
 def _stacked(waiting: list[tuple[int, npt.NDArray[np.uint8]]]) -> tuple[list[int], npt.NDArray[np.uint8]]:

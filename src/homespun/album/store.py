@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun.album.database import DATABASE, connect, explained
-from homespun.album.disk import take_lock, write_file
+from homespun.album.disk import describe_holder, take_lock, write_file
 from homespun.album.errors import LibraryError
 from homespun.album.migrations import STEPS, migrate, schema_version
 from homespun.album.places import NamedPlace, nearest_place
@@ -133,6 +133,11 @@ class Store:
                 os.close(self._lock_file)
                 self._lock_file = None
 
+    def announce(self, address: str) -> None:
+        """Let programs that want to write know at which address this one serves the album (`LibraryBusyError`)."""
+        if self._lock_file is not None:
+            describe_holder(self._lock_file, address)
+
     def __enter__(self) -> Store:
         return self
 
@@ -193,9 +198,9 @@ class Store:
             row = connection.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
-    def set_setting(self, key: str, value: str) -> None:
-        """Store a setting."""
-        with self.transaction() as connection:
+    def set_setting(self, key: str, value: str, *, durable: bool = False) -> None:
+        """Store a setting; `durable` as for `transaction`."""
+        with self.transaction(durable=durable) as connection:
             connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, value))
 
     def roots(self) -> list[bytes]:

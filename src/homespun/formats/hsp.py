@@ -6,12 +6,14 @@ are float32 and, where nothing needs converting, views of the mapped file.
 
 from __future__ import annotations
 
+import os
+import re
 import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import TensorSpec, serialize_file
+from safetensors import SafetensorError, TensorSpec, serialize_file
 
 from homespun.compression import dequantize_per_channel, quantize_weights
 from homespun.compression.rounding import as_float16
@@ -45,7 +47,7 @@ def save(model: Graph, path: str | Path, weights: str = "float32") -> None:
 
     `weights` says how convolution and linear weights are stored: "float32", "float16" (a weight that does not fit its
     range stays float32), or "int8", symmetric with a scale for each output channel, but for weights that are marked to
-    stay in 16 bits (`homespun.mixed_precision`). All else keeps its dtype.
+    stay in 16 bits (`homespun.mixed_precision`). All else keeps its dtype. Raises `OSError` as the disk does.
     """
     if weights not in WEIGHTS:
         raise OptionError(f"weights is {weights!r}; it can be {', '.join(repr(w) for w in WEIGHTS)}")
@@ -83,7 +85,17 @@ def save(model: Graph, path: str | Path, weights: str = "float32") -> None:
         for name, a in arrays.items()
     }
     with replacing(Path(path)) as partial:
-        serialize_file(specs, partial, metadata)
+        _write(specs, partial, metadata)
+
+
+def _write(specs: dict[str, TensorSpec], path: Path, metadata: dict[str, str]) -> None:
+    """Raises `OSError`: safetensors wraps what the system said, a full disk above all, into an error of its own."""
+    try:
+        serialize_file(specs, path, metadata)
+    except SafetensorError as error:
+        if (number := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _weights_of(model: Graph) -> set[str]:

@@ -31,6 +31,7 @@ from homespun.learning.standstill import Standstill, Stopped
 from homespun.learning.storage import replace_file
 from homespun.learning.tail import Maps, Tail, Weights
 from homespun.learning.task import FOLDS, Foundation, Task
+from homespun.runtime import Predictor
 from homespun.training.checkpoint import read_extra
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,9 @@ class Refiner:
         self._standstill = standstill or Standstill(BATCH, threads)
         self._on_progress = on_progress or (lambda share: None)
         self._exemplar_folds = folds(exemplars.topics, FOLDS)
+        self._shipped = self._tail.weights
+        self._network_in_hand: tuple[Weights, Predictor] | None = None
+        self._exemplars_before: Floats | None = None
 
     # The run
 
@@ -202,8 +206,8 @@ class Refiner:
         """Rows to train on, and where the topics' directions begin."""
         task, exemplars, topics = self._task, self._exemplars, self._task.topics
         family, replayed = self._family(fold), self._replayed(fold)
-        own = self._coordinates(self._tail.weights, task.maps, family)
-        old = self._coordinates(self._tail.weights, exemplars.maps, replayed)
+        own = self._coordinates(self._shipped, task.maps, family)
+        old = self._before()[replayed]
         first, second = self._directions(family, own)
         teacher = scores(np.concatenate([own, old]), first, second)
         column = {topic: index for index, topic in enumerate(topics)}
@@ -218,24 +222,37 @@ class Refiner:
 
     # What is judged
 
+    def _predictor(self, weights: Weights) -> Predictor:
+        """A network in 8 bits. Rounding its weights takes longer than a thousand maps: the last one is at hand."""
+        if self._network_in_hand is None or self._network_in_hand[0] is not weights:
+            self._network_in_hand = weights, self._standstill.predictor(self._tail.with_weights(weights))
+        return self._network_in_hand[1]
+
     def _features(self, weights: Weights, maps: Maps, rows: npt.NDArray[np.intp]) -> Iterator[Floats]:
         """Features (n, D) of some maps, batch after batch, in 8 bits as the album computes them."""
-        network = self._standstill.predictor(self._tail.with_weights(weights))
+        network = self._predictor(weights)
         for start in range(0, len(rows), BATCH):
             self._standstill.breathe()
-            yield np.asarray(network(maps.take(rows[start : start + BATCH])))
+            some = rows[start : start + BATCH]
+            whole = np.resize(some, BATCH)  # a batch of another size would be another program
+            yield np.asarray(network(maps.take(whole)))[: len(some)]
 
     def _coordinates(self, weights: Weights, maps: Maps, rows: npt.NDArray[np.intp]) -> Floats:
         parts = [np.zeros((0, self._foundation.space.rank), np.float32)]
         parts += [self._foundation.space.project(features) for features in self._features(weights, maps, rows)]
         return np.concatenate(parts)
 
+    def _before(self) -> Floats:
+        """Coordinates (N, d) of all exemplars with the network that ships."""
+        if self._exemplars_before is None:
+            rows = np.arange(len(self._exemplars.topics))
+            self._exemplars_before = self._coordinates(self._shipped, self._exemplars.maps, rows)
+        return self._exemplars_before
+
     def _moved(self, weights: Weights, chosen: Booleans) -> Foundation:
         """The built-in topics where a network puts them: old sums, moved as far as the exemplars moved on average."""
         rows = np.flatnonzero(chosen)
-        moves = self._coordinates(weights, self._exemplars.maps, rows) - self._coordinates(
-            self._tail.weights, self._exemplars.maps, rows
-        )
+        moves = self._coordinates(weights, self._exemplars.maps, rows) - self._before()[rows]
         names = np.array(self._exemplars.topics)[rows]
         statistics = {}
         for name, old in self._foundation.statistics.items():
@@ -248,9 +265,11 @@ class Refiner:
         counts = len(self._task), len(self._exemplars.topics)
         family, builtin = (np.zeros((2, count), np.bool_) for count in counts)
         family_gaps, builtin_gaps = (np.zeros((2, count)) for count in counts)
-        for fold, challenger in enumerate(challengers):
-            known = None if self._champion is None else read_network(self._champion / network_file(fold))
-            for row, weights in enumerate((known or self._tail.weights, challenger)):
+        champions: list[Weights] = [self._shipped] * len(challengers)
+        if self._champion is not None:
+            champions = [read_network(self._champion / network_file(fold)) or self._shipped for fold in range(FOLDS)]
+        for row, networks in enumerate((champions, challengers)):
+            for fold, weights in enumerate(networks):
                 held, asked = self._task.folds == fold, self._exemplar_folds == fold
                 answers = self._answers(weights, held, asked)
                 family[row, held], family_gaps[row, held] = answers[0]
