@@ -6,7 +6,7 @@ A format's own importer puts on top of it how its operands are found; its rules 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from homespun.graph import Array, Attribute, Graph, Node, TensorType
@@ -19,6 +19,11 @@ _MOST_LISTED = 40
 #: Of slices that one operator becomes.
 _MOST_PIECES = 256
 
+_OVER_ROWS = ("softmax", "log_softmax", "layer_norm", "linear")
+_OVER_PIXELS = (
+    *("conv2d", "conv2d_transpose", "max_pool", "average_pool", "global_average_pool", "resize", "upsample"),
+    "local_response_norm",
+)
 #: Top, left, bottom, right.
 Pads = tuple[int, int, int, int]
 
@@ -61,9 +66,23 @@ class Assembly:
         (found, *_) = infer_node(Node(op, tuple(inputs), (name,), attributes, name), self.types)
         if any(type(d) is not int or d < 1 for d in found.shape):
             raise Unsupported(f"its result would have the shape {list(found.shape)}")
+        self._check_samples_apart(op, inputs, attributes)
         self._producers[name] = self.graph.add_node(op, inputs, (name,), attributes, name)
         self.types[name] = found
         return name
+
+    def _check_samples_apart(self, op: str, inputs: Sequence[str], attributes: Mapping[str, Any]) -> None:
+        """Raise `Unsupported` for what would mix the samples of a batch, wherever reshapes have put it."""
+        shape = self.types[inputs[0]].shape if inputs and inputs[0] else ()
+        mixed: Sequence[int] = ()
+        if op in _OVER_ROWS:
+            mixed = shape[-1:]
+        elif op in _OVER_PIXELS:
+            mixed = shape[1:]
+        elif op == "matmul":
+            mixed = shape[-2:-1] if attributes.get("transpose_a") else shape[-1:]
+        if any(d % FREE == 0 for d in mixed):
+            raise Unsupported("it mixes the samples of a batch")
 
     def reshape(self, name: str, shape: Sequence[int]) -> str:
         """Ours in another shape, of which one axis may hold the batch."""

@@ -27,11 +27,19 @@ def load(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph
 
 def import_foreign(model: ForeignModel, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
     """The graph of what any file says in ONNX's terms. Raises `FormatError` as `load` does."""
-    from homespun.formats.onnx import rules_elementwise, rules_layers, rules_masks, rules_shape
+    from homespun.formats.onnx import (
+        rules_attention,
+        rules_elementwise,
+        rules_layers,
+        rules_masks,
+        rules_norms,
+        rules_shape,
+    )
     from homespun.formats.onnx.importer import import_model
     from homespun.formats.patterns import recognise
 
-    rules = {**rules_layers.RULES, **rules_elementwise.RULES, **rules_shape.RULES, **rules_masks.RULES}
+    rules = {**rules_layers.RULES, **rules_norms.RULES, **rules_attention.RULES, **rules_elementwise.RULES}
+    rules |= {**rules_shape.RULES, **rules_masks.RULES}
     graph = import_model(model, rules, shapes)
     recognise(graph)
     return graph

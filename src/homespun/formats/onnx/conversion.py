@@ -34,6 +34,7 @@ class Conversion(Assembly):
         self.whole: set[str] = set()
         self._made: dict[Any, str] = {}
         self._leads: dict[str, int] = {}
+        self._reshapes: dict[str, tuple[Value, Value, tuple[int, ...]]] = {}  # result, what of, and its foreign shape
         self.nodes = needed_nodes(model.nodes, [*model.outputs, *model.effects], self.constants, self.fail)
         self.readers: dict[str, list[ForeignNode]] = {}
         for node in self.nodes:
@@ -150,15 +151,27 @@ class Conversion(Assembly):
     def reshaped(self, value: Value, shape: Sequence[int]) -> Value:
         """A foreign reshape to a foreign shape, done without moving values wherever ours allows."""
         shape = tuple(int(d) for d in shape)
+        made, source, old = self._reshapes.get(value.name, (None, value, ()))
+        if made == value and old == shape:
+            return source  # a reshape and back
         at = next((i for i, d in enumerate(shape) if d % FREE == 0), None)
         before = self.before_batch(value)
         result = self._reshaped(value, shape)
+        ours = self.types[value.name].shape
+        if value.image is None and result.name != value.name:
+            old = tuple(ours[value.axes.index(i)] for i in range(len(ours)))
+            self._reshapes[result.name] = (result, value, old)
         if at is not None:
             lead, rest = divmod(before, math.prod(shape[:at]))
             if rest or shape[at] // FREE % lead:
                 raise Unsupported("it moves the batch into other axes")
             self._leads[result.name] = lead
         return result
+
+    def before_reshape(self, value: Value) -> Value | None:
+        """What a value was before it was reshaped, if that was the last that was done to it."""
+        made, source, _ = self._reshapes.get(value.name, (None, value, ()))
+        return source if made == value else None
 
     def _reshaped(self, value: Value, shape: tuple[int, ...]) -> Value:
         if value.image is not None:

@@ -1,24 +1,29 @@
-"""What an ONNX model computes from constants alone, computed on import: shapes, ranges, dequantised weights.
-
-Only operators of this table are, in NumPy; the size of a result is worked out before memory is taken.
-"""
+"""What an ONNX model computes from constants alone, computed on import: shapes, ranges, dequantised weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from homespun.formats.assembly import FREE
+from homespun.formats.assembly import FREE, Unsupported
+from homespun.formats.folding import (
+    Arrays,
+    Rule,
+    broadcasting,
+    counted,
+    divided,
+    each,
+    product,
+    selected,
+    sized,
+    taken,
+    tiled,
+)
 from homespun.graph import Array
 
-if TYPE_CHECKING:
-    from homespun.formats.onnx.nodes import ForeignNode
-
-#: Elements of an array that grows by folding (a range, a repetition): more than masks and grids have.
-LARGEST = 2**24
 _CASTS: dict[int, Any] = {
     1: np.float32,
     10: np.float32,
@@ -29,51 +34,6 @@ _CASTS: dict[int, Any] = {
     6: np.int32,
 }
 _CASTS |= {7: np.int64, 9: np.bool_}
-Arrays = Sequence[Any]
-
-
-class _Fold:
-    """The table, callable: a node and its constant inputs (None where absent) to its outputs."""
-
-    def __init__(self, table: dict[str, Callable[[Any, Arrays], Any]]) -> None:
-        self._table = table
-
-    def knows(self, op: str) -> bool:
-        """Whether the operator can be folded."""
-        return op in self._table
-
-    def __call__(self, node: ForeignNode, inputs: Arrays) -> list[Array]:
-        with np.errstate(all="ignore"):
-            result = self._table[node.op](node, inputs)
-        results = result if isinstance(result, list) else [result]
-        return [np.asarray(r, np.float32) if np.asarray(r).dtype == np.float64 else np.asarray(r) for r in results]
-
-
-def _sized(shape: Sequence[int]) -> tuple[int, ...]:
-    shape = tuple(int(d) for d in shape)
-    if any(d < 0 for d in shape) or len(shape) > 16 or math.prod(shape) > LARGEST:
-        raise ValueError(f"a constant of the shape {list(shape)} is too large")
-    return shape
-
-
-def _broadcasting(function: Callable[..., Any]) -> Callable[[Any, Arrays], Any]:
-    def apply(node: Any, x: Arrays) -> Any:
-        _sized(np.broadcast_shapes(*(a.shape for a in x)))
-        result = x[0]
-        for other in x[1:]:
-            result = function(result, other)
-        return result
-
-    return apply
-
-
-def _divide(a: Array, b: Array) -> Array:
-    if not np.issubdtype(a.dtype, np.integer):
-        return np.asarray(a / b)
-    if (b == 0).any():
-        raise ZeroDivisionError("integer division by zero")
-    cut = np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))  # ONNX cuts off, NumPy rounds down
-    return np.asarray(cut, a.dtype)
 
 
 def _axes(node: Any, x: Arrays, i: int = 1) -> list[int]:
@@ -127,12 +87,6 @@ def _slice(node: Any, x: Arrays) -> Array:
     return np.asarray(x[0][tuple(where)])
 
 
-def _gather(node: Any, x: Arrays) -> Array:
-    axis = node.get("axis", 0) % x[0].ndim
-    _sized((*x[0].shape[:axis], *x[1].shape, *x[0].shape[axis + 1 :]))
-    return np.asarray(np.take(x[0], x[1], axis))
-
-
 def dequantized(codes: Array, scale: Array, zero: Array | None, axis: int) -> Array:
     """float32 of quantised numbers, with one scale or one for each index of an axis."""
     if scale.size > 1:
@@ -168,12 +122,6 @@ def _constant(node: Any, x: Arrays) -> Array:
     return np.asarray(node.attributes["value"])
 
 
-def _range(node: Any, x: Arrays) -> Array:
-    start, limit, delta = (a.item() for a in x)
-    _sized([max(0, math.ceil((limit - start) / delta))])
-    return np.arange(start, limit, delta, dtype=x[0].dtype)
-
-
 def _split(node: Any, x: Arrays) -> list[Array]:
     axis = node.get("axis", 0)
     sizes = x[1].tolist() if len(x) > 1 and x[1] is not None else node.attributes.get("split")
@@ -190,10 +138,10 @@ def _once_for_all_samples(shape: Sequence[int]) -> list[int]:
 
 def _filled(node: Any, x: Arrays) -> Array:
     value = node.attributes.get("value", np.zeros(1, np.float32))
-    return np.full(_sized(_once_for_all_samples(x[0].tolist())), value.reshape(-1)[0], value.dtype)
+    return np.full(sized(_once_for_all_samples(x[0].tolist())), value.reshape(-1)[0], value.dtype)
 
 
-def _reduced(function: Callable[..., Any]) -> Callable[[Any, Arrays], Any]:
+def _reduced(function: Callable[..., Any]) -> Rule:
     def apply(node: Any, x: Arrays) -> Any:
         axes = tuple(_axes(node, x)) or None
         return function(x[0], axis=axes, keepdims=bool(node.get("keepdims", 1))).astype(x[0].dtype)
@@ -201,64 +149,122 @@ def _reduced(function: Callable[..., Any]) -> Callable[[Any, Arrays], Any]:
     return apply
 
 
-def _tile(node: Any, x: Arrays) -> Array:
-    _sized([d * r for d, r in zip(x[0].shape, x[1].tolist(), strict=True)])
-    return np.tile(x[0], x[1])
+def _cumulated(node: Any, x: Arrays) -> Array:
+    axis, backwards = int(x[1].item()) % x[0].ndim, bool(node.get("reverse", 0))
+    found = np.flip(x[0], axis) if backwards else x[0]
+    sums = np.cumsum(found, axis, dtype=x[0].dtype)
+    sums = sums - found if node.get("exclusive", 0) else sums
+    return np.asarray(np.flip(sums, axis) if backwards else sums)
 
 
-def _where(node: Any, x: Arrays) -> Array:
-    _sized(np.broadcast_shapes(*(a.shape for a in x)))
-    return np.asarray(np.where(x[0], x[1], x[2]))
+def _scattered(node: Any, x: Arrays) -> Array:
+    """`ScatterND`: each index of the last axis of the second operand says where a part of the third one goes."""
+    if node.get("reduction", "none") != "none":
+        raise Unsupported("it adds up what it scatters")
+    out, places = x[0].copy(), x[1]
+    where = tuple(places[..., i] for i in range(places.shape[-1]))
+    if x[2].shape != (*places.shape[:-1], *out.shape[places.shape[-1] :]):
+        raise ValueError(f"updates {list(x[2].shape)} do not fit places {list(places.shape)}")
+    out[where] = x[2]
+    return np.asarray(out)
 
 
-fold = _Fold(
-    {
-        "Constant": _constant,
-        "ConstantOfShape": _filled,
-        "Identity": lambda node, x: x[0],
-        "Cast": lambda node, x: x[0].astype(_CASTS[node.get("to", 0)]),
-        "Shape": lambda node, x: np.asarray(x[0].shape[node.get("start", 0) : node.attributes.get("end")], np.int64),
-        "Size": lambda node, x: np.asarray(x[0].size, np.int64),
-        "Add": _broadcasting(np.add),
-        "Sub": _broadcasting(np.subtract),
-        "Mul": _broadcasting(np.multiply),
-        "Div": _broadcasting(_divide),
-        "Max": _broadcasting(np.maximum),
-        "Min": _broadcasting(np.minimum),
-        "Pow": _broadcasting(lambda a, b: np.power(a, b.astype(a.dtype))),
-        "Equal": _broadcasting(np.equal),
-        "Less": _broadcasting(np.less),
-        "Greater": _broadcasting(np.greater),
-        "And": _broadcasting(np.logical_and),
-        "Or": _broadcasting(np.logical_or),
-        "Not": lambda node, x: np.logical_not(x[0]),
-        "Where": _where,
-        "Neg": lambda node, x: -x[0],
-        "Abs": lambda node, x: np.abs(x[0]),
-        "Sqrt": lambda node, x: np.sqrt(x[0]),
-        "Reciprocal": lambda node, x: 1.0 / x[0],
-        "Exp": lambda node, x: np.exp(x[0]),
-        "Log": lambda node, x: np.log(x[0]),
-        "Floor": lambda node, x: np.floor(x[0]),
-        "Ceil": lambda node, x: np.ceil(x[0]),
-        "Concat": lambda node, x: np.concatenate(x, node.get("axis", 0)),
-        "Gather": _gather,
-        "Slice": _slice,
-        "Split": _split,
-        "Range": _range,
-        "Reshape": lambda node, x: x[0].reshape(resolved(x[0].shape, x[1].tolist(), bool(node.get("allowzero", 0)))),
-        "Flatten": lambda node, x: x[0].reshape(math.prod(x[0].shape[: node.get("axis", 1)]), -1),
-        "Squeeze": lambda node, x: x[0].reshape(squeezed(x[0].shape, _axes(node, x))),
-        "Unsqueeze": lambda node, x: x[0].reshape(unsqueezed(x[0].shape, _axes(node, x))),
-        "Transpose": lambda node, x: x[0].transpose(node.attributes.get("perm")),
-        "Expand": lambda node, x: np.broadcast_to(
-            x[0], _sized(np.broadcast_shapes(x[0].shape, tuple(_once_for_all_samples(x[1].tolist()))))
-        ).copy(),
-        "Tile": _tile,
-        "ReduceSum": _reduced(np.sum),
-        "ReduceProd": _reduced(np.prod),
-        "ReduceMax": _reduced(np.max),
-        "ReduceMin": _reduced(np.min),
-        "DequantizeLinear": _dequantize,
-    }
-)
+def _standardised(node: Any, x: Arrays) -> Array:
+    """`BatchNormalization` by its own statistics, as weights are standardised with."""
+    axes = tuple(i for i in range(x[0].ndim) if i != 1)
+    spread = tuple(-1 if i == 1 else 1 for i in range(x[0].ndim))
+    mean, variance = (x[3], x[4]) if not node.get("training_mode", 0) else (x[0].mean(axes), x[0].var(axes))
+    scale = x[1] / np.sqrt(variance + np.float32(node.get("epsilon", 1e-5)))
+    return np.asarray((x[0] - mean.reshape(spread)) * scale.reshape(spread) + x[2].reshape(spread), np.float32)
+
+
+def _remainder(node: Any, x: Arrays) -> Array:
+    if x[1].dtype.kind != "f" and (x[1] == 0).any():
+        raise Unsupported("it divides whole numbers by zero")
+    sized(np.broadcast_shapes(x[0].shape, x[1].shape))
+    return np.asarray(np.fmod(x[0], x[1]) if node.get("fmod", 0) else np.mod(x[0], x[1]))
+
+
+def _clipped(node: Any, x: Arrays) -> Array:
+    low, high = (x[i].item() if len(x) > i and x[i] is not None else None for i in (1, 2))
+    return np.asarray(x[0] if low is None and high is None else np.clip(x[0], low, high))
+
+
+def _diagonal(node: Any, x: Arrays) -> Array:
+    rows, columns = sized(x[0].shape)
+    return np.asarray(np.eye(rows, columns, node.get("k", 0), _CASTS[node.get("dtype", 1)]))
+
+
+def _triangle(node: Any, x: Arrays) -> Array:
+    k = int(x[1].item()) if len(x) > 1 and x[1] is not None else 0
+    return np.triu(x[0], k) if node.get("upper", 1) else np.tril(x[0], k)
+
+
+RULES: dict[str, Rule] = {
+    "Constant": _constant,
+    "ConstantOfShape": _filled,
+    "Identity": lambda node, x: x[0],
+    "Cast": lambda node, x: x[0].astype(_CASTS[node.get("to", 0)]),
+    "Shape": lambda node, x: np.asarray(x[0].shape[node.get("start", 0) : node.attributes.get("end")], np.int64),
+    "Size": lambda node, x: np.asarray(x[0].size, np.int64),
+    "Add": broadcasting(np.add),
+    "Sub": broadcasting(np.subtract),
+    "Mul": broadcasting(np.multiply),
+    "Div": broadcasting(divided),
+    "Max": broadcasting(np.maximum),
+    "Min": broadcasting(np.minimum),
+    "Pow": broadcasting(lambda a, b: np.power(a, b.astype(a.dtype))),
+    "Equal": broadcasting(np.equal),
+    "Less": broadcasting(np.less),
+    "Greater": broadcasting(np.greater),
+    "And": broadcasting(np.logical_and),
+    "Or": broadcasting(np.logical_or),
+    "Not": each(np.logical_not),
+    "Where": selected,
+    "Neg": each(np.negative),
+    "Abs": each(np.abs),
+    "Sqrt": each(np.sqrt),
+    "Reciprocal": lambda node, x: 1.0 / x[0],
+    "Exp": each(np.exp),
+    "Log": each(np.log),
+    "Floor": each(np.floor),
+    "Ceil": each(np.ceil),
+    "Concat": lambda node, x: np.concatenate(x, node.get("axis", 0)),
+    "Gather": lambda node, x: taken(x[0], x[1], node.get("axis", 0)),
+    "Slice": _slice,
+    "Split": _split,
+    "Range": counted,
+    "Reshape": lambda node, x: x[0].reshape(resolved(x[0].shape, x[1].tolist(), bool(node.get("allowzero", 0)))),
+    "Flatten": lambda node, x: x[0].reshape(math.prod(x[0].shape[: node.get("axis", 1)]), -1),
+    "Squeeze": lambda node, x: x[0].reshape(squeezed(x[0].shape, _axes(node, x))),
+    "Unsqueeze": lambda node, x: x[0].reshape(unsqueezed(x[0].shape, _axes(node, x))),
+    "Transpose": lambda node, x: x[0].transpose(node.attributes.get("perm")),
+    "Expand": lambda node, x: np.broadcast_to(
+        x[0], sized(np.broadcast_shapes(x[0].shape, tuple(_once_for_all_samples(x[1].tolist()))))
+    ).copy(),
+    "Tile": tiled,
+    "ReduceSum": _reduced(np.sum),
+    "ReduceProd": _reduced(np.prod),
+    "ReduceMax": _reduced(np.max),
+    "ReduceMin": _reduced(np.min),
+    "DequantizeLinear": _dequantize,
+    "CumSum": _cumulated,
+    "ScatterND": _scattered,
+    "BatchNormalization": _standardised,
+    "Mod": _remainder,
+    "Clip": _clipped,
+    "Trilu": _triangle,
+    "EyeLike": _diagonal,
+    "MatMul": product,
+    "Sin": each(np.sin),
+    "Cos": each(np.cos),
+    "Tanh": each(np.tanh),
+    "Sign": each(np.sign),
+    "Round": each(np.round),
+    "Relu": lambda node, x: np.maximum(x[0], 0),
+    "Sigmoid": lambda node, x: 1.0 / (1.0 + np.exp(-x[0])),
+    "ReduceMean": _reduced(np.mean),
+    "ReduceL2": _reduced(lambda a, **k: np.sqrt(np.sum(np.square(a), **k))),
+    "GreaterOrEqual": broadcasting(np.greater_equal),
+    "LessOrEqual": broadcasting(np.less_equal),
+}

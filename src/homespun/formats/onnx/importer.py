@@ -13,9 +13,10 @@ import numpy as np
 
 from homespun.errors import FormatError, ModelError, OptionError
 from homespun.formats.assembly import FREE, Unsupported, shortlist
-from homespun.formats.checked import SENSELESS, check_foreign, largest_constants, shortened
+from homespun.formats.checked import SENSELESS, check_foreign, shortened
+from homespun.formats.folding import Folding
+from homespun.formats.onnx import folding
 from homespun.formats.onnx.conversion import Conversion
-from homespun.formats.onnx.folding import fold
 from homespun.formats.onnx.layout import CHANNELS_LAST, KEPT_ORDER, Value, identity
 from homespun.formats.onnx.nodes import ForeignInput, ForeignModel, ForeignNode
 from homespun.graph import BATCH, Graph, Tensor, TensorType
@@ -31,7 +32,7 @@ class Importer(Conversion):
     ) -> None:
         super().__init__(model)
         self.rules, self.free = rules, free
-        self._folded = 0
+        self._fold = Folding(folding.RULES, model.size)
         self._inputs(shapes)
 
     # -- the walk -----------------------------------------------------------------------------------------------
@@ -42,11 +43,14 @@ class Importer(Conversion):
         lost: set[str] = set()
         for node in self.nodes:
             rule = self.rules.get(node.op) if node.standard else None
-            if node.problem or (rule is None and not self._folds(node)):
-                problems.append((node, node.problem or "there is no such operator here"))
+            known = rule is not None or (node.standard and self._fold.knows(node.op))
+            missing = lost.intersection(node.inputs)
+            if node.problem or not known or (rule is None and not missing and not self._folds(node)):
+                why = "it is computed from the model's input" if known else "there is no such operator here"
+                problems.append((node, node.problem or why))
                 lost.update(node.outputs)
                 continue
-            if lost.intersection(node.inputs):
+            if missing:
                 lost.update(node.outputs)
                 continue
             try:
@@ -69,19 +73,15 @@ class Importer(Conversion):
         self._stem = node.name.strip("/") or node.op
         if self._folds(node):
             inputs = [self.constants[n] if n else None for n in node.inputs]
-            # A result is at most as large as what it is made of together, or bounded by `folding.LARGEST`.
-            if self._folded + sum(c.nbytes for c in inputs if c is not None) > largest_constants(self.model.size):
-                raise self.fail(f"node {shortened(node.name)}", "constants take more memory than makes sense")
             try:
-                results = fold(node, inputs)
-            except SENSELESS:
+                results = self._fold(node.op, node, inputs)
+            except (Unsupported, *SENSELESS):
                 if any(c is not None and c.dtype == np.int64 and (c == FREE).any() for c in inputs):
                     raise Unsupported("its result depends on the batch size") from None
                 raise
             for name, array in zip(node.outputs, results, strict=False):
                 if name:
-                    self.constants[name] = array
-                    self._folded += array.nbytes
+                    self.constants[name] = array.astype(np.float32) if array.dtype == np.float64 else array
             trained = [n for n in node.inputs if n in self.learnable]
             if len(trained) == 1 and node.op in _KEEPS_LEARNABLE:
                 self.learnable.update(o for o in node.outputs if o)
@@ -95,7 +95,7 @@ class Importer(Conversion):
             raise Unsupported(f"its output {used[0]!r} can't be had; use only the first output")
 
     def _folds(self, node: ForeignNode) -> bool:
-        return node.standard and fold.knows(node.op) and all(not n or n in self.constants for n in node.inputs)
+        return node.standard and self._fold.knows(node.op) and all(not n or n in self.constants for n in node.inputs)
 
     # -- inputs, outputs ----------------------------------------------------------------------------------------
 
@@ -234,7 +234,14 @@ class Importer(Conversion):
 
 _CHANNELS_FIRST = (
     *("Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize", "LRN"),
-    *("BatchNormalization", "InstanceNormalization", "QLinearConv", "DepthToSpace", "SpaceToDepth"),
+    *(
+        "BatchNormalization",
+        "InstanceNormalization",
+        "GroupNormalization",
+        "QLinearConv",
+        "DepthToSpace",
+        "SpaceToDepth",
+    ),
 )
 _LAYOUT_FREE = (
     *("Add", "Sub", "Mul", "Div", "Cast", "Identity", "Pad", "Relu", "Clip", "Slice", "Split", "Concat", "Neg"),

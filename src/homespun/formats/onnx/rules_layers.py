@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,11 +43,15 @@ def _padding(node: ForeignNode, size: Sequence[int], kernel: Sequence[int]) -> s
 
 
 def conv(imp: Conversion, node: ForeignNode) -> None:
-    """`Conv` over images, grouped and depthwise included."""
-    weight = imp.constant(node, 1, "weight")
-    if weight.ndim != 4 or len(imp.shape(node.inputs[0])) != 4:
-        raise Unsupported(f"it convolves {weight.ndim - 2} axes; images, with two, can be")
+    """`Conv` over images, grouped and depthwise included; a sequence is an image of one row."""
+    weight, rank = imp.constant(node, 1, "weight"), len(imp.shape(node.inputs[0]))
+    if weight.ndim != rank or rank not in (3, 4):
+        raise Unsupported(f"it convolves {weight.ndim - 2} axes; one and two can be")
     x = imp.channels_last(node.inputs[0])
+    if rank == 3:
+        node, weight = _in_one_row(node), weight[:, :, None]
+        batch, length, channels = imp.types[x].shape
+        x = imp.reshape(x, (batch, 1, length, channels))
     padding = _padding(node, imp.types[x].shape[1:3], weight.shape[2:])
     if isinstance(padding, tuple):
         x, padding = imp.padded_before(x, padding)
@@ -61,7 +66,16 @@ def conv(imp: Conversion, node: ForeignNode) -> None:
         padding=padding,
         groups=node.get("group", 1),
     )
-    imp.set(node.outputs[0], y, CHANNELS_LAST)
+    if rank == 3:
+        y = imp.reshape(y, (imp.types[y].shape[0], *imp.types[y].shape[2:]))
+    imp.set(node.outputs[0], y, channel_last(rank))
+
+
+def _in_one_row(node: ForeignNode) -> ForeignNode:
+    """The node with the attributes of a window over images whose first axis is one long."""
+    more = {k: [1, *node.get(k, [1])] for k in ("strides", "dilations")}
+    before, after = node.get("pads", [0, 0])
+    return replace(node, attributes={**node.attributes, **more, "pads": [0, before, 0, after]})
 
 
 def _linear(imp: Conversion, node: ForeignNode, weight: Any, bias: Any) -> None:
@@ -149,42 +163,6 @@ def einsum(imp: Conversion, node: ForeignNode) -> None:
         names.append(imp.laid_out(imp.value(name), tuple(have.index(i) for i in want)).name)
     made = [*batch, *rows, *columns]
     imp.set(node.outputs[0], imp.emit("matmul", names), [out.index(i) for i in made])
-
-
-def layer_norm(imp: Conversion, node: ForeignNode) -> None:
-    """`LayerNormalization` over the last axis."""
-    value = imp.value(node.inputs[0])
-    rank = len(imp.shape(node.inputs[0]))
-    axis = node.get("axis", -1)
-    if axis not in (-1, rank - 1):
-        raise Unsupported(f"it normalises over the axes from {axis} on; over the last, it can be read")
-    if value.image is not None or value.axes[-1] != rank - 1:
-        value = imp.laid_out(value, identity(rank))
-    weight = imp.constant(node, 1, "weight")
-    bias = imp.constant(node, 2, "bias") if node.has(2) else np.zeros_like(weight)
-    arrays = [imp.layer_weight(node.inputs[1], "weight", weight)]
-    arrays.append(imp.layer_weight(node.inputs[2] if node.has(2) else "", "bias", bias))
-    y = imp.emit("layer_norm", [value.name, *arrays], eps=node.get("epsilon", 1e-5))
-    imp.set(node.outputs[0], y, value.axes)
-
-
-def batch_norm(imp: Conversion, node: ForeignNode) -> None:
-    """`BatchNormalization` with fixed statistics; it goes on following batches when it is trained here."""
-    value = imp.value(node.inputs[0])
-    rank = len(value.axes)
-    if value.axes[-1] != 1 or value.image is not None:
-        value = imp.laid_out(value, channel_last(rank) if rank != 1 else identity(1))
-    arrays = [
-        imp.layer_weight(node.inputs[i], kind, imp.constant(node, i, kind), role)
-        for i, kind, role in (
-            *((1, "weight", "parameter"), (2, "bias", "parameter")),
-            *((3, "running_mean", "state"), (4, "running_var", "state")),
-        )
-    ]
-    y = imp.emit(
-        "batch_norm", [value.name, *arrays], eps=node.get("epsilon", 1e-5), momentum=1.0 - node.get("momentum", 0.9)
-    )
-    imp.set(node.outputs[0], y, value.axes)
 
 
 def pool(imp: Conversion, node: ForeignNode) -> None:
@@ -287,14 +265,6 @@ def resize(imp: Conversion, node: ForeignNode) -> None:
     imp.set(node.outputs[0], y, CHANNELS_LAST)
 
 
-def response_norm(imp: Conversion, node: ForeignNode) -> None:
-    """`LRN`, over an odd number of channels."""
-    settings: dict[str, Any] = {k: float(node.get(k, v)) for k, v in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))}
-    size = node.get("size", 0)
-    y = imp.emit("local_response_norm", [imp.channels_last(node.inputs[0])], size=int(size), **settings)
-    imp.set(node.outputs[0], y, CHANNELS_LAST)
-
-
 def global_pool(imp: Conversion, node: ForeignNode) -> None:
     """`GlobalAveragePool` and `GlobalMaxPool` over images."""
     if len(imp.shape(node.inputs[0])) != 4:
@@ -308,7 +278,7 @@ def global_pool(imp: Conversion, node: ForeignNode) -> None:
 
 
 def reduce(imp: Conversion, node: ForeignNode) -> None:
-    """`ReduceMean`, `ReduceSum`, `ReduceMax`, and `ReduceMin`, which is -max(-x)."""
+    """`ReduceMean`, `ReduceSum`, `ReduceMax`, `ReduceMin`, which is -max(-x), and sums of |x| and x^2 and its root."""
     axes = imp.axes(node)
     value = imp.value(node.inputs[0])
     rank = len(imp.shape(node.inputs[0]))
@@ -324,13 +294,26 @@ def reduce(imp: Conversion, node: ForeignNode) -> None:
         y = imp.emit("global_average_pool", [imp.channels_last(node.inputs[0])])
         imp.set(node.outputs[0], y, CHANNELS_LAST)
         return
-    least = node.op == "ReduceMin"
-    op = {"ReduceMean": "reduce_mean", "ReduceSum": "reduce_sum"}.get(node.op, "reduce_max")
-    x = imp.emit("neg", [value.name]) if least else value.name
+    op, before, after = _REDUCTIONS[node.op]
+    x = imp.emit(before, [value.name]) if before else value.name
     y = imp.reduce(op, x, [value.axes.index(a) for a in axes], keep)
-    y = imp.emit("neg", [y]) if least else y
+    if after == "sqrt":  # whose gradient at zero is none: that of zeros is zero then
+        y = imp.emit("clip", [y], low=1e-24, high=math.inf)
+    y = imp.emit(after, [y]) if after else y
     left = [a for a in value.axes if keep or a not in axes]
     imp.set(node.outputs[0], y, [sorted(left).index(a) for a in left])
+
+
+#: What becomes of the operator, and what is done to each element before and to the result.
+_REDUCTIONS = {
+    "ReduceMean": ("reduce_mean", "", ""),
+    "ReduceSum": ("reduce_sum", "", ""),
+    "ReduceMax": ("reduce_max", "", ""),
+    "ReduceMin": ("reduce_max", "neg", "neg"),
+    "ReduceL1": ("reduce_sum", "abs", ""),
+    "ReduceL2": ("reduce_sum", "square", "sqrt"),
+    "ReduceSumSquare": ("reduce_sum", "square", ""),
+}
 
 
 def softmax(imp: Conversion, node: ForeignNode) -> None:
@@ -356,19 +339,13 @@ RULES = {
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "Resize": resize,
-    "LRN": response_norm,
     "Gemm": gemm,
     "MatMul": matmul,
-    "BatchNormalization": batch_norm,
-    "LayerNormalization": layer_norm,
     "MaxPool": pool,
     "AveragePool": pool,
     "GlobalAveragePool": global_pool,
     "GlobalMaxPool": global_pool,
-    "ReduceMean": reduce,
-    "ReduceSum": reduce,
-    "ReduceMax": reduce,
-    "ReduceMin": reduce,
+    **dict.fromkeys(_REDUCTIONS, reduce),
     "Einsum": einsum,
     "Softmax": softmax,
     "LogSoftmax": softmax,

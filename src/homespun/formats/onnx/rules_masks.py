@@ -110,14 +110,14 @@ def where(imp: Conversion, node: ForeignNode) -> None:
                 return
         yes, no = (_share(imp, node, n, c.astype(np.float32)) for n, c in ((a, chosen), (b, ~chosen)))
     elif imp.is_constant(a) and imp.is_constant(b):
-        low, high = _finite(imp.constants[b]), _finite(imp.constants[a])
+        low, high = finite(imp.constants[b]), finite(imp.constants[a])
         chosen_high = _step(imp, node, "mul", mask, high - low)
         imp.values[node.outputs[0]] = imp.value(_step(imp, node, "add", chosen_high, low))
         return
     else:
         rest = _step(imp, node, "add", _applied(imp, node, "neg", mask), 1.0)
         yes, no = (
-            _step(imp, node, "mul", m, _finite(imp.constants[n]) if imp.is_constant(n) else n)
+            _step(imp, node, "mul", m, finite(imp.constants[n]) if imp.is_constant(n) else n)
             for n, m in ((a, mask), (b, rest))
         )
     imp.values[node.outputs[0]] = imp.value(_step(imp, node, "add", yes, no))
@@ -128,11 +128,12 @@ def _share(imp: Conversion, node: ForeignNode, name: str, factor: Array) -> str:
     if not imp.is_constant(name):
         return _step(imp, node, "mul", name, factor)
     place = f"{node.outputs[0]}/{len(imp.values)}/share"
-    imp.constants[place] = np.asarray(_finite(imp.constants[name]) * factor, np.float32)
+    imp.constants[place] = np.asarray(finite(imp.constants[name]) * factor, np.float32)
     return place
 
 
-def _finite(array: Array) -> Array:
+def finite(array: Array) -> Array:
+    """A float32 array with large numbers for what is infinite. Raises `Unsupported` for what is no number."""
     if np.isnan(array.astype(np.float32)).any():
         raise Unsupported("it chooses what is not a number")
     return np.asarray(np.clip(array.astype(np.float32), LOWEST, -LOWEST), np.float32)

@@ -19,10 +19,10 @@ def reshape(imp: Conversion, node: ForeignNode) -> None:
     """`Reshape` to a constant shape; where the file fixes the batch, the batch stays free."""
     wanted = [int(d) for d in imp.constant(node, 1, "shape")]
     shape = imp.shape(node.inputs[0])
+    value, allow_zero = imp.value(node.inputs[0]), bool(node.get("allowzero", 0))
     if imp.declared_batch is not None:
-        wanted = _with_free_batch(shape, imp.before_batch(imp.value(node.inputs[0])), wanted, imp.declared_batch)
-    target = resolved(shape, wanted, bool(node.get("allowzero", 0)))
-    value = imp.value(node.inputs[0])
+        wanted = _with_free_batch(shape, imp.before_batch(value), wanted, imp.declared_batch, allow_zero)
+    target = resolved(shape, wanted, allow_zero)
     imp.values[node.outputs[0]] = _of_rows(imp, value, target) or imp.reshaped(value, target)
 
 
@@ -42,7 +42,7 @@ def _of_rows(imp: Conversion, value: Value, target: tuple[int, ...]) -> Value | 
     return Value(imp.emit(layer.op, [joined.inputs[0], *layer.inputs[1:]]), identity(len(target)))
 
 
-def _with_free_batch(shape: Sequence[int], before: int, wanted: list[int], fixed: int) -> list[int]:
+def _with_free_batch(shape: Sequence[int], before: int, wanted: list[int], fixed: int, allow_zero: bool) -> list[int]:
     """A target shape for the batch of the file, with the batch free in it; as it is where that can't be said.
 
     The batch stays at its place in the order of all values, `before` of which precede it.
@@ -50,18 +50,26 @@ def _with_free_batch(shape: Sequence[int], before: int, wanted: list[int], fixed
     if shape[0] == FREE and wanted and wanted[0] == fixed:
         return [FREE, *wanted[1:]]
     values = math.prod(shape)
-    if values % FREE or min(wanted, default=0) < 1 or math.prod(wanted) * FREE != values * fixed:
+    if values % FREE or any(d % FREE == 0 and d > 0 for d in wanted):
         return wanted
+    there = [d // FREE * fixed if d % FREE == 0 else d for d in shape]
+    target = list(resolved(there, wanted, allow_zero))
     behind = values // FREE // before
     found = []
-    for i, length in enumerate(wanted):
-        first, last = math.prod(wanted[:i]), math.prod(wanted[i + 1 :])
+    for i, length in enumerate(target):
+        first, last = math.prod(target[:i]), math.prod(target[i + 1 :])
         if before % first == 0 and behind % last == 0 and length == before // first * fixed * (behind // last):
             found.append(i)
-    if len(found) == 1 or (found and before == 1):
-        wanted = list(wanted)
-        wanted[found[0]] = wanted[found[0]] // fixed * FREE
-    return wanted
+    if not found:
+        return wanted
+    # All of them keep samples apart; meant is an axis that is left open, holds nothing else, or stays as it is.
+    at = next(i for i, d in enumerate(shape) if d % FREE == 0)
+    stays = at in found and target[:at] == there[:at] and len(target) >= len(there)  # else rows are joined
+    alone = [i for i in found if target[i] == fixed]
+    opened = [i for i in found if -1 in wanted and wanted.index(-1) == i]
+    place = (opened or alone or ([at] if stays else found))[0]
+    target[place] = target[place] // fixed * FREE
+    return target
 
 
 def flatten(imp: Conversion, node: ForeignNode) -> None:

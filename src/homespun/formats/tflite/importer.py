@@ -10,8 +10,9 @@ import numpy as np
 import homespun.ops  # noqa: F401  (fills the operators' table)
 from homespun.errors import FormatError, ModelError
 from homespun.formats.assembly import FREE, Assembly, Unsupported, shortlist, without_leading_ones
-from homespun.formats.checked import largest_constants, shortened
-from homespun.formats.tflite.folding import fold
+from homespun.formats.checked import shortened
+from homespun.formats.folding import Folding
+from homespun.formats.tflite import folding
 from homespun.formats.tflite.reading import TensorTable
 from homespun.graph import BATCH, Array, Graph, Tensor, TensorType
 
@@ -66,7 +67,7 @@ class Interpreter(Assembly):
         self._inputs = [proto.Inputs(i) for i in range(proto.InputsLength())]
         self._outputs = [proto.Outputs(i) for i in range(proto.OutputsLength())]
         self._made: dict[Any, str] = {}
-        self._foldable = largest_constants(size)
+        self._fold = Folding(folding.RULES, size)
         names = {v: k for k, v in vars(tflite.BuiltinOperator).items() if isinstance(v, int)}
         self._operations = []
         for at, operator in enumerate(operators):
@@ -91,8 +92,11 @@ class Interpreter(Assembly):
             self._stem = self._table.name(op.outputs[0]) if op.outputs else op.name
             if any(o in self.values for o in op.outputs):
                 raise self.fail(f"operator {op.at} ({op.name})", "it writes what is written already")
-            if op.name not in rules and not self._folds(op):
+            known = op.name in rules or self._fold.knows(op.name)
+            if not known:
                 problems.append((op, "there is no such operator here"))
+            elif op.name not in rules and not lost.intersection(op.inputs) and not self._folds(op):
+                problems.append((op, "it is computed from the model's input"))
             elif not lost.intersection(op.inputs):
                 try:
                     self._convert(op, rules.get(op.name))
@@ -116,17 +120,12 @@ class Interpreter(Assembly):
         return self.graph
 
     def _folds(self, op: Operation) -> bool:
-        return fold.knows(op.name) and all(i < 0 or i in self.constants for i in op.inputs)
+        return self._fold.knows(op.name) and all(i < 0 or i in self.constants for i in op.inputs)
 
     def _convert(self, op: Operation, rule: Callable[[Interpreter, Operation], None] | None) -> None:
         if self._folds(op):
             inputs = [self.constants[i] if i >= 0 else None for i in op.inputs]
-            results = fold(op, inputs)
-            # A result is at most as large as what it is made of together, or bounded by `folding.LARGEST`.
-            self._foldable -= sum(r.nbytes for r in results)
-            if self._foldable < 0:
-                raise self.fail(f"operator {op.at} ({op.name})", "constants take more memory than makes sense")
-            self.constants.update(zip(op.outputs, results, strict=False))
+            self.constants.update(zip(op.outputs, self._fold(op.name, op, inputs), strict=False))
             return
         assert rule is not None
         rule(self, op)
