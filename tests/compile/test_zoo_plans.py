@@ -14,8 +14,10 @@ from homespun.compile.autodiff import GraphExtension
 from homespun.compile.compiler import choose_isa, lower
 from homespun.compile.lowering import ConstantPool
 from homespun.compile.passes import for_inference
+from homespun.compile.training import Mode
 from homespun.graph import Array, Graph, TensorType
 from homespun.training import Trainer
+from homespun.training.budget import as_bytes, choose
 
 #: Every builder of the zoo: a new one is tested from the day it is there.
 NETWORKS = [name for name in hs.zoo.__all__ if inspect.isfunction(getattr(hs.zoo, name))]
@@ -58,13 +60,34 @@ def test_the_arena_of_inference_is_close_to_its_lower_bound(name: str, weights: 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_arena_of_training_is_close_to_its_lower_bound(name: str, precision: str) -> None:
     model = build(name)
-    for trainable in ("all", "head"):
+    for trainable in ("all", "last:2", "head"):
         trainer = Trainer(model, Squares(), optim.SGD(0.1, momentum=0.9), trainable=trainable, precision=precision)
         for mode in ("step", "gradients"):
             lowered = trainer._programs.planned(mode, 8, None)  # type: ignore[arg-type]
             plan = lowered.plan
             assert plan.lower_bound <= plan.size <= 1.05 * plan.lower_bound, f"{trainable}, {mode}"
             assert plan.size < lowered.unshared_bytes
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2", "tinybert"])
+def test_the_arena_within_a_budget_is_close_to_its_lower_bound(name: str, precision: str) -> None:
+    """Whatever was computed again and however the batch was split to keep within it, down to the least that would do."""
+    model = build(name)
+    trainer = Trainer(model, Squares(), optim.SGD(0.1), precision=precision)
+    whole = trainer.state_bytes + trainer._programs.planned("step", 8, None).plan.size
+    with pytest.raises(hs.BudgetError, match="takes") as refused:
+        choose(trainer._programs, 8, 1)
+    least = as_bytes(str(refused.value).rpartition("takes ")[2])
+    seen = set()
+    for budget in (int(0.1 * least + 0.9 * whole), (least + whole) // 2, least):
+        choice = choose(trainer._programs, 8, budget)
+        seen.add(str(choice))
+        mode: Mode = "gradients" if choice.micro_batch else "step"
+        plan = trainer._programs.planned(mode, choice.micro_batch or 8, choice.recompute).plan
+        assert plan.lower_bound <= plan.size <= 1.05 * plan.lower_bound, str(choice)
+        assert plan.size + trainer.state_bytes <= choice.bytes <= budget
+    assert len(seen) > 1
 
 
 def test_the_report_is_that_of_the_plan() -> None:

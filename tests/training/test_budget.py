@@ -79,6 +79,21 @@ def test_too_small_a_budget_says_the_least_that_would_do(size: int, unit: str) -
     assert np.isfinite(make(least, model).step(*images(size=size)).loss)
 
 
+def test_the_least_is_that_of_the_whole_batch_where_a_split_one_takes_more() -> None:
+    """Parameters weigh most here, and a split batch needs the sum of their gradients."""
+    model = perceptron(inputs=400, classes=400)
+    with pytest.raises(BudgetError, match="the whole batch at a time") as caught:
+        make(1000, model, batch=8)
+    least = str(caught.value).rpartition("takes ")[2]
+    trainer = make(least, model, batch=8)
+    assert taken(trainer) <= as_bytes(least) < taken(make(None, model, batch=8)) + 100
+    assert "at a time" not in trainer.compromises
+    with pytest.raises(BudgetError, match="one sample at a time"):
+        make(1000)
+    with pytest.raises(BudgetError, match="too small"):
+        make(as_bytes(least) - 200, model, batch=8)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"), [("96MB", 96_000_000), ("1 GiB", 2**30), (".5kb", 500), ("77", 77), (123, 123)]
 )

@@ -8,6 +8,7 @@ sum of sizes alive at one moment. Pure functions over integers; nothing here kno
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,11 @@ from homespun import _native
 ALIGNMENT = 64
 #: Arenas so much larger than their lower bound are improved, in at most so many rounds.
 CLOSE, _ROUNDS = 1.02, 24
+#: Where that leaves them further away than this, orders are tried at random, at most so many.
+PROMISED, _TRIES = 1.05, 500
 
 Life = tuple[int, int, int]  # size, first and last call of a buffer
+Placed = tuple[int, list[int], list[int]]  # size of the arena, offsets, the order that gave them
 
 
 @dataclass(frozen=True)
@@ -58,38 +62,69 @@ def lower_bound(buffers: Sequence[Buffer]) -> int:
 
 def plan(buffers: Sequence[Buffer]) -> Plan:
     """Offsets for all buffers: the best of several greedy orders, the first that meets the lower bound. Where none
-    comes close, the buffers at the top of the arena are placed earlier, again and again."""
+    comes close, the buffers at the top of the arena are placed earlier, again and again, from the best order first; the
+    few plans that are still not within `PROMISED` of the bound are improved by trial."""
     bound = lower_bound(buffers)
     lives = [(aligned(b.size), b.first, b.last) for b in buffers]
     largest = max((b.size for b in buffers), default=0)
-    best: tuple[int, list[int]] = (0, [])
-    best_order: list[int] = []
+    found: list[Placed] = []
     for key in _ORDERS if buffers else ():
         order = sorted(range(len(buffers)), key=lambda i: key(buffers[i], largest))
         offsets, size = _place(lives, order)
-        if not best_order or size < best[0]:
-            best, best_order = (size, offsets), order
+        found.append((size, offsets, order))
         if size == bound:
             break
-    if best[0] > CLOSE * bound:
-        best = _improve(lives, best_order, best, bound)
+    found.sort(key=lambda placed: placed[0])
+    best = found[0] if found else (0, [], [])
+    for start in found:
+        if best[0] <= CLOSE * bound:
+            break
+        best = min(best, _improve(lives, start, bound), key=lambda placed: placed[0])
+        if best[0] <= PROMISED * bound:
+            break
+    if best[0] > PROMISED * bound:
+        best = _climb(lives, best, bound)
     return Plan(tuple(best[1]), best[0], bound)
 
 
-def _improve(lives: Sequence[Life], order: list[int], best: tuple[int, list[int]], bound: int) -> tuple[int, list[int]]:
+def _improve(lives: Sequence[Life], start: Placed, bound: int) -> Placed:
     """The best of some rounds. Each places earlier what was at the top in the one before: first of all, or, every other
     time, just before the neighbour that it lies on; one alone often runs in circles."""
-    size, offsets = best
+    size, offsets, order = start[0], start[1], list(start[2])
+    best = start
     for turn in range(_ROUNDS):
         for i in [i for i in order if offsets[i] + lives[i][0] == size and lives[i][0]]:
             at = order.index(i)
             earlier = [k for k in range(at) if _meet(lives[order[k]], lives[i])]
             order.insert(earlier[-1] if earlier and turn % 2 else 0, order.pop(at))
         offsets, size = _place(lives, order)
-        best = min(best, (size, offsets))
+        if size < best[0]:
+            best = (size, offsets, list(order))
         if best[0] <= CLOSE * bound:
             break
     return best
+
+
+def _climb(lives: Sequence[Life], start: Placed, bound: int) -> Placed:
+    """Moves one buffer at a time to another place in the order, and keeps what makes the arena no larger, until it is
+    as close to the bound as promised: mostly a large one that shares its life with the one at the top, or that one.
+    The same buffers always get the same plan."""
+    chance = random.Random(0)
+    size, offsets, order = start
+    large = max(life[0] for life in lives) // 32
+    for _ in range(_TRIES):
+        top = chance.choice([i for i in order if offsets[i] + lives[i][0] == size])
+        beside = [i for i in order if lives[i][0] > large and _meet(lives[i], lives[top])]
+        moved = chance.choice(beside) if beside and chance.random() < 0.7 else top
+        tried = [i for i in order if i != moved]
+        at = order.index(moved)
+        tried.insert(chance.randrange(max(1, at) if chance.random() < 0.7 else len(order)), moved)
+        placed, reached = _place(lives, tried)
+        if reached <= size:
+            size, offsets, order = reached, placed, tried
+        if size <= PROMISED * bound:
+            break
+    return size, offsets, order
 
 
 def _meet(a: Life, b: Life) -> bool:

@@ -55,16 +55,18 @@ def choose(programs: Programs, batch: int, budget: int) -> Choice:
     sizes = [batch]
     while sizes[-1] > 1:
         sizes.append(sizes[-1] // 2)
-    least = 0
+    tried: list[tuple[int, int]] = []
     for size in sizes:
         micro = 0 if size == batch else size
         found, smallest = _fit(programs, micro, size, budget)
         if found is not None:
             return found
-        least = min(least, smallest) if least else smallest
+        tried.append((smallest, size))
+    least, size = min(tried)  # where parameters weigh most, a split batch takes more: the sum of gradients
+    at_once = "the whole batch" if size == batch > 1 else "one sample" if size == 1 else f"{size} samples"
     raise BudgetError(
-        f"memory_budget of {_in_words(budget)} is too small: one sample at a time, with every layer computed again, "
-        f"takes {_in_words(least)}"
+        f"memory_budget of {_in_words(budget)} is too small: the least, {at_once} at a time and as many layers computed "
+        f"again as help, takes {_in_words(least)}"
     )
 
 
