@@ -34,6 +34,10 @@ class MemoryReport:
         )
 
 
+#: Of one program, as the executor has it.
+MOST_THREADS = 256
+
+
 def choose_isa(isa: str | None) -> str:
     """The instruction set to compile for: the CPU's best, or the one asked for. Raises `OptionError`."""
     usable = list(_native.isas())

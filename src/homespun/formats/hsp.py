@@ -6,6 +6,7 @@ are float32 and, where nothing needs converting, views of the mapped file.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import struct
@@ -43,11 +44,11 @@ _WEIGHTED = ("conv2d", "linear")
 
 
 def save(model: Graph, path: str | Path, weights: str = "float32") -> None:
-    """Write a model. Replaces `path` whole, or leaves it as it was.
+    """Write a model. Replaces `path` whole, or leaves it as it was; raises `OSError` where it can't be written.
 
     `weights` says how convolution and linear weights are stored: "float32", "float16" (a weight that does not fit its
     range stays float32), or "int8", symmetric with a scale for each output channel, but for weights that are marked to
-    stay in 16 bits (`homespun.mixed_precision`). All else keeps its dtype. Raises `OSError` as the disk does.
+    stay in 16 bits (`homespun.mixed_precision`). All else keeps its dtype.
     """
     if weights not in WEIGHTS:
         raise OptionError(f"weights is {weights!r}; it can be {', '.join(repr(w) for w in WEIGHTS)}")
@@ -85,17 +86,18 @@ def save(model: Graph, path: str | Path, weights: str = "float32") -> None:
         for name, a in arrays.items()
     }
     with replacing(Path(path)) as partial:
-        _write(specs, partial, metadata)
+        _serialize(specs, partial, metadata, Path(path))
 
 
-def _write(specs: dict[str, TensorSpec], path: Path, metadata: dict[str, str]) -> None:
-    """Raises `OSError`: safetensors wraps what the system said, a full disk above all, into an error of its own."""
+def _serialize(specs: dict[str, TensorSpec], partial: Path, metadata: dict[str, str], target: Path) -> None:
+    """Write a safetensors file. The package has an error of its own for a disk that is full; here it is an `OSError`,
+    as that of any other write."""
     try:
-        serialize_file(specs, path, metadata)
+        serialize_file(specs, partial, metadata)
     except SafetensorError as error:
-        if (number := re.search(r"os error (\d+)", str(error))) is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found.group(1)) if found else errno.EIO
+        raise OSError(number, os.strerror(number), str(target)) from error
 
 
 def _weights_of(model: Graph) -> set[str]:

@@ -13,15 +13,18 @@ from homespun.graph.graph import BATCH, Array, Graph
 def input_arrays(graph: Graph, given: Sequence[Array]) -> list[Array]:
     """The arrays, contiguous and of the declared dtypes; the batch size is free.
 
-    Raises `ShapeError` for another number of arrays, or other shapes, than the graph's inputs have, and for ids outside
-    the table that they name rows of.
+    Raises `ShapeError` for another number of arrays, or other shapes, than the graph's inputs have, for what is not
+    real numbers, and for ids outside the table that they name rows of.
     """
     if len(given) != len(graph.inputs):
         raise ShapeError(f"the model takes {len(graph.inputs)} inputs ({', '.join(graph.inputs)}), {len(given)} given")
     arrays: list[Array] = []
     for name, array in zip(graph.inputs, given, strict=True):
         declared = graph.tensors[name]
-        array = np.ascontiguousarray(array, dtype=declared.dtype)
+        given_as = np.asarray(array)
+        if given_as.dtype.kind not in "buif":
+            raise ShapeError(f"input {name!r} is of {given_as.dtype} {given_as.shape}, expected numbers")
+        array = np.ascontiguousarray(given_as, dtype=declared.dtype)
         fits = array.ndim == len(declared.shape) and all(
             want in (BATCH, got) for want, got in zip(declared.shape, array.shape, strict=True)
         )

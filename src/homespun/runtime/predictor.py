@@ -7,7 +7,7 @@ from threading import Lock
 import numpy as np
 
 from homespun import _native
-from homespun.compile.compiler import MemoryReport, choose_isa, load_program, lower, report
+from homespun.compile.compiler import MOST_THREADS, MemoryReport, choose_isa, load_program, lower, report
 from homespun.compile.lowering import ConstantPool, Lowered, aligned_empty
 from homespun.compile.passes import for_inference
 from homespun.errors import OptionError
@@ -31,6 +31,8 @@ class Predictor:
     ) -> None:
         if batch < 1 or threads < 1:
             raise OptionError(f"batch and threads must be at least 1, not {batch} and {threads}")
+        if threads > MOST_THREADS:
+            raise OptionError(f"threads is {threads}; it can be at most {MOST_THREADS}")
         if weights not in WEIGHTS:
             raise OptionError(f"weights is {weights!r}; it can be {' or '.join(repr(w) for w in WEIGHTS)}")
         check(model)

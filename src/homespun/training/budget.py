@@ -45,9 +45,9 @@ def as_bytes(budget: int | str) -> int:
         if match is None or match.group(2).lower() not in _UNITS:
             raise OptionError(f"memory_budget is {budget!r}; write it like '96MB' or '1GiB'")
         budget = int(float(match.group(1)) * _UNITS[match.group(2).lower()])
-    if budget <= 0:
-        raise OptionError(f"memory_budget is {budget}; it must be positive")
-    return budget
+    if not isinstance(budget, (int, float)) or not 0 < budget < math.inf:
+        raise OptionError(f"memory_budget is {budget!r}; it must be a positive number of bytes, or text like '96MB'")
+    return int(budget)
 
 
 def choose(programs: Programs, batch: int, budget: int) -> Choice:

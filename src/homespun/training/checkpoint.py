@@ -8,6 +8,8 @@ beside, flushed and renamed.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from homespun.formats import hsp
 from homespun.graph import Graph
 from homespun.training import losses, optim, schedules
 from homespun.training.loss_scale import LossScale
+from homespun.training.optim.optimizer import MOST, not_negative
 from homespun.training.progress import Progress
 
 if TYPE_CHECKING:
@@ -28,6 +31,19 @@ if TYPE_CHECKING:
 KEY = "homespun_training"
 _INNER = "loss"  # the attribute of a loss that holds the one it wraps
 VERSION = 1
+_KINDS = {
+    "options": dict,
+    "isa": str,
+    "trainable": list,
+    "optimizer": list,
+    "loss": list,
+    "schedule": (dict, type(None)),
+    "loss_scale": (dict, type(None)),
+    "step": int,
+    "progress": dict,
+    "states": list,
+    "extra": dict,
+}
 _OPTIONS = ("batch", "accumulate", "precision", "memory_budget", "threads", "seed", "average", "backbone_weights")
 
 
@@ -75,14 +91,26 @@ def _read(path: str | Path) -> tuple[Graph, dict[str, Any]]:
     text = graph.metadata.pop(KEY, None)
     if text is None:
         raise FormatError(f"{path}: a model, but no checkpoint: it holds no training state")
-    try:
+    with _readable(path):
         described = json.loads(text)
         version = described["version"]
-    except (ValueError, KeyError, TypeError) as e:
-        raise FormatError(f"{path}: the training state can't be read: {e}") from None
     if version != VERSION:
         raise FormatError(f"{path}: a checkpoint of version {version}; this release reads version {VERSION}")
+    for key, kind in _KINDS.items():
+        if not isinstance(described.get(key), kind):
+            raise FormatError(f"{path}: the training state can't be read: its {key!r} is {described.get(key)!r}")
+    if not all(isinstance(name, str) for name in described["trainable"]):
+        raise FormatError(f"{path}: the training state can't be read: names of parameters are no text")
     return graph, described
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """Raise `FormatError` for what inside the block shows that a training state is damaged."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as e:
+        raise FormatError(f"{path}: the training state can't be read ({type(e).__name__}: {e})") from None
 
 
 def read_extra(path: str | Path) -> dict[str, Any]:
@@ -94,8 +122,8 @@ def load_checkpoint(kind: type[Trainer], path: str | Path, **options: Any) -> An
     """The trainer of a checkpoint. `options` replace those it was saved with; a loss of one's own must be given."""
     graph, described = _read(path)
     states = _take_states(path, graph, described)
-    loss = options.pop("loss", None) or _rebuild(losses, described["loss"], "loss")
-    optimizer = options.pop("optimizer", None) or _optimizer(described["optimizer"])
+    loss = options.pop("loss", None) or _loss(path, described["loss"])
+    optimizer = options.pop("optimizer", None) or _optimizer(path, described["optimizer"])
     isa = described["isa"] if described["isa"] in _native.isas() else None  # another sums in another order
     given = {**described["options"], "trainable": described["trainable"], "isa": isa, **options}
     trainer = kind(graph, loss, optimizer, **given)
@@ -113,7 +141,7 @@ def restore(trainer: Trainer, path: str | Path) -> None:
 def _take_states(path: str | Path, graph: Graph, described: dict[str, Any]) -> dict[str, Any]:
     states = {}
     for name in described["states"]:
-        if name not in graph.tensors:
+        if not isinstance(name, str) or name not in graph.tensors:
             raise FormatError(f"{path}: the state {name!r} is missing")
         states[name] = graph.tensors.pop(name).data
     return states
@@ -122,8 +150,15 @@ def _take_states(path: str | Path, graph: Graph, described: dict[str, Any]) -> d
 def _restore(
     trainer: Trainer, path: str | Path, graph: Graph, described: dict[str, Any], states: dict[str, Any]
 ) -> None:
-    began, ours_now = (o["batch"] * o["accumulate"] for o in (described["options"], vars(trainer)))
-    if described["progress"]["batch"] and began != ours_now:
+    with _readable(path):
+        began, ours_now = (int(o["batch"]) * int(o["accumulate"]) for o in (described["options"], vars(trainer)))
+        scale = LossScale(**described["loss_scale"]) if described["loss_scale"] is not None else None
+        schedule = None if described["schedule"] is None else schedules.from_description(described["schedule"])
+        progress, step = Progress(**described["progress"]), int(described["step"])
+        rate = not_negative("learning_rate", described["optimizer"][1]["learning_rate"], MOST)
+    if step < 0:
+        raise FormatError(f"{path}: the training state can't be read: its step is {step}")
+    if progress.batch and began != ours_now:
         raise OptionError(
             f"{path}: stands within an epoch of steps of {began} samples; with steps of {ours_now} (batch times "
             f"accumulate) some would come twice, or never. Change that between two epochs"
@@ -140,32 +175,36 @@ def _restore(
     if expected != found:
         name = (sorted(set(expected) ^ set(found)) or ["?"])[0]
         raise FormatError(f"{path}: a checkpoint of another optimizer: state {name!r} differs")
-    scale = LossScale(**described["loss_scale"]) if described["loss_scale"] is not None else None
     if (scale is None) != (trainer.loss_scale is None):
-        raise FormatError(f"{path}: the checkpoint's precision is {described['options']['precision']!r}, ours is not")
-    schedule = None if described["schedule"] is None else schedules.from_description(described["schedule"])
-    progress, step = Progress(**described["progress"]), int(described["step"])
-    rate = float(described["optimizer"][1]["learning_rate"])
+        raise FormatError(f"{path}: the checkpoint's precision is {described['options'].get('precision')!r}, ours is not")
     trainer.take_over(graph, states)  # what could go wrong has gone right
     trainer.loss_scale, trainer.schedule, trainer.progress, trainer.step_count = scale, schedule, progress, step
     trainer.optimizer.learning_rate = rate
 
 
-def _rebuild(module: Any, described: list[Any], what: str) -> Any:
-    name, options = described
-    kind = getattr(module, name, None)
-    if kind is None:
-        raise OptionError(f"the checkpoint's {what} is {name!r}, which is not Homespun's own: pass {what}=...")
-    made = kind.__new__(kind)
-    inner = options.get(_INNER)
-    made.__dict__.update(options if inner is None else {**options, _INNER: _rebuild(module, inner, what)})
+def _kind(path: str | Path, module: Any, described: list[Any], base: type, what: str) -> tuple[Any, dict[str, Any]]:
+    """(class, its options). Raises `OptionError` for a class that is not Homespun's own."""
+    with _readable(path):
+        name, options = described
+        kind = getattr(module, name, None)
+        options = dict(options)
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise OptionError(f"{path}: the checkpoint's {what} is {name!r}, which is not Homespun's own: pass {what}=...")
+    return kind, options
+
+
+def _loss(path: str | Path, described: list[Any]) -> losses.Loss:
+    kind, options = _kind(path, losses, described, losses.Loss, "loss")
+    if isinstance(options.get(_INNER), list):
+        options[_INNER] = _loss(path, options[_INNER])
+    with _readable(path):
+        made: losses.Loss = kind(**options)
     return made
 
 
-def _optimizer(described: list[Any]) -> optim.Optimizer:
-    name, options = described
-    kind = getattr(optim, name, None)
-    if kind is None:
-        raise OptionError(f"the checkpoint's optimizer is {name!r}, which is not Homespun's own: pass optimizer=...")
-    groups = [optim.Group(tuple(p), rate, decay) for p, rate, decay in options["groups"]]
-    return kind(**{**options, "groups": groups})  # type: ignore[no-any-return]
+def _optimizer(path: str | Path, described: list[Any]) -> optim.Optimizer:
+    kind, options = _kind(path, optim, described, optim.Optimizer, "optimizer")
+    with _readable(path):
+        groups = [optim.Group(tuple(p), rate, decay) for p, rate, decay in options["groups"]]
+        made: optim.Optimizer = kind(**{**options, "groups": groups})
+    return made

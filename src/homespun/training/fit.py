@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from homespun.data import DataSet
-from homespun.errors import OptionError
+from homespun.errors import OptionError, ShapeError
 from homespun.graph import Array
+from homespun.training.callback import Callback
 from homespun.training.evaluation import LossProgram
 from homespun.training.feature_cache import FeatureCache
 from homespun.training.metrics import Accuracy, Metric
+from homespun.training.schedules import Schedule
 from homespun.training.steps import listed
 
 if TYPE_CHECKING:
-    from homespun.training.callbacks import Callback
-    from homespun.training.schedules import Schedule
     from homespun.training.trainer import Trainer
 
 Batch = tuple[Any, Any]
@@ -57,7 +57,7 @@ def fit(
     metrics: Sequence[Metric] = (),
     callbacks: Sequence[Callback] = (),
     schedule: Schedule | None = None,
-    monitor: str = "validation_loss",
+    monitor: str | None = None,
     cache_features: bool = False,
 ) -> FitResult:
     """Train until `epochs` epochs are done, those counted that a checkpoint had done before.
@@ -65,8 +65,15 @@ def fit(
     `data`: a pair of arrays, an iterable of (x, y) batches that is the same each time, or a `homespun.data` set.
     `cache_features` runs the frozen part once and keeps what it makes, of `validation` too where that is a data set
     (data must then not be augmented, which is checked where it can be). A schedule becomes the trainer's own;
-    `monitor` names what it and early stopping look at.
+    `monitor` names what of an epoch's record it looks at: by default the validation loss, without one the loss.
+    Raises `OptionError` for arguments that make no sense, data without a batch, and an iterator, which is used up after
+    one epoch, where more than one is to be done; before anything is learnt, but for a `monitor` that is in no record.
     """
+    _check_arguments(epochs, metrics, callbacks, schedule)
+    more = epochs - trainer.progress.epoch > 1
+    check_data(data, again=not cache_features and (more or trainer.progress.batch > 0))
+    if validation is not None:
+        check_data(validation, again=more)
     if schedule is not None:
         trainer.schedule = schedule
 
@@ -85,7 +92,7 @@ def _epochs(
     validation: Any,
     metrics: Sequence[Metric],
     callbacks: Sequence[Callback],
-    monitor: str,
+    monitor: str | None,
     cache_features: bool,
 ) -> FitResult:
     size = trainer.batch * trainer.accumulate
@@ -115,20 +122,62 @@ def _epochs(
                 break
         if stopped:
             return FitResult(trainer.progress.history, True)
-        count = max(1, trainer.progress.batch)
+        count = trainer.progress.batch
+        if count == 0:
+            raise OptionError(f"there is nothing to learn from: the data gave no batch in epoch {epoch + 1}")
         record = {"loss": trainer.progress.loss_sum / count, "learning_rate": trainer.learning_rate}
         if validation is not None:
             found = evaluate(trainer, validation, metrics=metrics)
             record |= {f"validation_{k}": v for k, v in found.items()}
+        observed = record.get(monitor or "validation_loss", None if monitor else record["loss"])
+        if observed is None:
+            raise OptionError(f"monitor is {monitor!r}; an epoch's record has {', '.join(record)}")
         record["seconds"] = time.monotonic() - began
         trainer.progress.history.append(record)
         trainer.progress.epoch, trainer.progress.batch, trainer.progress.loss_sum = epoch + 1, 0, 0.0
         if trainer.schedule is not None:
-            trainer.schedule.observe(record.get(monitor, record["loss"]))
+            trainer.schedule.observe(observed)
         wishes = [c.on_epoch(trainer, epoch, record) for c in callbacks]
         if any(wishes):
             return FitResult(trainer.progress.history, True)
     return FitResult(trainer.progress.history)
+
+
+def _check_arguments(
+    epochs: int, metrics: Sequence[Metric], callbacks: Sequence[Callback], schedule: Schedule | None
+) -> None:
+    if not isinstance(epochs, int) or epochs < 0:
+        raise OptionError(f"epochs is {epochs!r}; it must be a whole number, not negative")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise OptionError(f"{callback!r} is no callback; they are made as hs.callbacks.ProgressBar()")
+    if not (schedule is None or isinstance(schedule, Schedule)):
+        raise OptionError(f"schedule is {schedule!r}; it can be one of hs.schedules, as Cosine(1000)")
+    check_metrics(metrics)
+
+
+def check_metrics(metrics: Sequence[Metric]) -> None:
+    """Raise `OptionError` for what is no metric."""
+    for metric in metrics:
+        if isinstance(metric, type) or not isinstance(metric, Metric):
+            raise OptionError(f"{metric!r} is no metric; they are made as hs.metrics.TopK(5)")
+
+
+def check_data(data: Any, again: bool) -> None:
+    """Raise `OptionError` or `ShapeError` for what no batches can come from; `again`: it is to be gone through again."""
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(a, np.ndarray) for a in data):
+        x, y = data
+        if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
+            raise ShapeError(f"x {list(x.shape)} and y {list(y.shape)} differ in their number of samples")
+    elif not hasattr(data, "batches") and not isinstance(data, Iterable):
+        raise OptionError(
+            f"data is {type(data).__name__}; it can be a pair of arrays, an iterable of batches or a data set"
+        )
+    elif isinstance(data, Iterator) and again:
+        raise OptionError(
+            "an iterator is used up after one epoch: pass a list, an object whose `__iter__` begins anew, or "
+            "hs.data.Stream(lambda epoch: ...)"
+        )
 
 
 def evaluate(
@@ -138,6 +187,8 @@ def evaluate(
     kept = isinstance(data, FeatureCache)
     predict = trainer.predictor(trainer.trained_part() if kept else trainer.model(averaged=averaged))
     losses = LossProgram(trainer.loss, trainer.isa)
+    check_metrics(metrics)
+    check_data(data, again=False)
     wanted = list(metrics)
     for metric in wanted:
         metric.reset()
@@ -169,12 +220,8 @@ def batches(data: Any, epoch: int, start: int, size: int) -> Iterator[Batch]:
         x, y = data
         for i in range(start * size, x.shape[0], size):
             yield x[i : i + size], y[i : i + size]
-    elif isinstance(data, Iterable):
-        yield from islice(iter(data), start, None)
     else:
-        raise OptionError(
-            f"data is {type(data).__name__}; it can be a pair of arrays, an iterable of batches or a data set"
-        )
+        yield from islice(iter(data), start, None)
 
 
 def _source(

@@ -38,6 +38,9 @@ class Loss:
         return float(targets[0].shape[0])
 
 
+#: How far a probability may be out of [0, 1], as sums in 16 bits make it.
+_ROUNDING = 1e-3
+
 #: What `Loss.build` is: (build, outputs, targets) -> the loss's name.
 LossFunction = Callable[[GraphExtension, Sequence[str], Sequence[str]], str]
 
@@ -103,6 +106,8 @@ class CrossEntropy(Loss):
             low, high = int(counted.min()), int(counted.max())
             if low < 0 or high >= classes:
                 raise TrainingError(f"label {low if low < 0 else high} is out of range: labels are 0 to {classes - 1}")
+        elif target.size and (target.min() < -_ROUNDING or target.max() > 1.0 + _ROUNDING):  # NaN: the loss tells
+            raise TrainingError("targets of cross entropy that are not labels are probabilities: they must lie in [0, 1]")
 
     def counted(self, targets: Sequence[Array]) -> float:
         if self.ignore is None or not np.issubdtype(targets[0].dtype, np.integer):

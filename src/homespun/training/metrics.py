@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from homespun.errors import OptionError, ShapeError
 from homespun.graph import Array
 
 
+@runtime_checkable
 class Metric(Protocol):
     """Collects batches and sums them up."""
 

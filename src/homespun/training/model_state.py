@@ -123,19 +123,11 @@ class ModelState:
 
     def load_parameters(self, values: Mapping[str, Array]) -> None:
         """Set parameters by name. Raises `TrainingError` or `ShapeError`, with nothing changed."""
-        known = self.whole.parameters()
-        for name, value in values.items():
-            check_named(name, value, known, "load_parameters")
-            if not np.isfinite(value).all():
-                raise TrainingError(f"load_parameters: {name!r} has values that are not finite")
-        self._set({n: np.array(v, np.float32) for n, v in values.items()})
+        self._set(named_arrays(values, self.whole.parameters(), "load_parameters"))
 
     def load_optimizer_state(self, values: Mapping[str, Array]) -> None:
         """Set states of the optimizer by name. Raises as `load_parameters`."""
-        known = self.optimizer_state(copy=False)
-        for name, value in values.items():
-            check_named(name, value, known, "load_optimizer_state")
-        self.store.fill(values)
+        self.store.fill(named_arrays(values, self.optimizer_state(copy=False), "load_optimizer_state"))
 
     def take_over(self, graph: Graph, states: Mapping[str, Array]) -> None:
         """Go on from a model's parameters and statistics, and from training states, all of the names that are here."""
@@ -160,11 +152,23 @@ class ModelState:
                 frozen.tensors[name].data = value
 
 
-def check_named(name: str, value: Array, known: Mapping[str, Any], what: str) -> None:
-    """Raise `TrainingError` for a name that is not known, `ShapeError` for another shape than the known array's."""
-    if name not in known:
-        near = f"names are like {', '.join(list(known)[:3])}" if known else "this trainer has none"
-        raise TrainingError(f"{what}: there is no {name!r}; {near}")
-    expected = tuple(known[name].shape)
-    if tuple(np.shape(value)) != expected:
-        raise ShapeError(f"{what}: {name!r} has the shape {np.shape(value)}, expected {expected}")
+def named_arrays(values: Mapping[str, Array], known: Mapping[str, Any], what: str) -> dict[str, Array]:
+    """Copies of a caller's arrays as float32. Raises `TrainingError` for a name that is not known and for values that are
+    not finite, or not in float32, and `ShapeError` for another shape than the known array's."""
+    if not isinstance(values, Mapping):
+        raise TrainingError(f"{what} takes arrays by name, not {type(values).__name__}")
+    arrays = {}
+    for name, value in values.items():
+        if name not in known:
+            near = f"names are like {', '.join(list(known)[:3])}" if known else "this trainer has none"
+            raise TrainingError(f"{what}: there is no {name!r}; {near}")
+        given, expected = np.asarray(value), tuple(known[name].shape)
+        if given.shape != expected:
+            raise ShapeError(f"{what}: {name!r} has the shape {given.shape}, expected {expected}")
+        if given.dtype.kind not in "buif":
+            raise ShapeError(f"{what}: {name!r} is of {given.dtype}, expected numbers")
+        with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite, and is refused
+            arrays[name] = np.array(given, np.float32)
+        if not np.isfinite(arrays[name]).all():
+            raise TrainingError(f"{what}: {name!r} has values that are not finite")
+    return arrays

@@ -92,6 +92,10 @@ class WarmUp(Schedule):
     steps: int = 100
     then: Schedule = field(default_factory=Schedule)
 
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise OptionError(f"steps is {self.steps}; it must not be negative")
+
     def factor(self, step: int) -> float:
         if step < self.steps:
             return (step + 1) / (self.steps + 1)
@@ -103,21 +107,29 @@ class WarmUp(Schedule):
 
 @dataclass
 class Plateau(Schedule):
-    """Multiplies by `gamma` when the monitored value has not fallen for `patience` epochs."""
+    """Multiplies by `gamma` when the monitored value has not fallen (with `maximise`: risen), by more than `threshold`
+    times its size, for more than `patience` epochs."""
 
     patience: int = 3
     gamma: float = 0.1
     threshold: float = 1e-4
     least: float = 0.0
+    maximise: bool = False
     best: float = math.inf
     waited: int = 0
     current: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.patience < 0 or not 0.0 < self.gamma <= 1.0:
+            raise OptionError(f"patience must be at least 0 and gamma in (0, 1], not {self.patience} and {self.gamma}")
 
     def factor(self, step: int) -> float:
         return self.current
 
     def observe(self, value: float) -> None:
-        if value < self.best * (1.0 - self.threshold):
+        value = -value if self.maximise else value
+        least_better = self.best - self.threshold * abs(self.best) if math.isfinite(self.best) else self.best
+        if value < least_better:
             self.best, self.waited = value, 0
             return
         self.waited += 1

@@ -19,8 +19,9 @@ from homespun.errors import OptionError, PausedError, ShapeError, TrainingError
 from homespun.graph import Array
 from homespun.training.loss_scale import LossScale
 from homespun.training.losses import Loss
-from homespun.training.model_state import ModelState, check_named
+from homespun.training.model_state import ModelState, named_arrays
 from homespun.training.optim import Optimizer
+from homespun.training.optim.optimizer import MOST, not_negative
 from homespun.training.pause import PauseSwitch
 from homespun.training.programs import Programs
 from homespun.training.schedules import Schedule
@@ -76,9 +77,7 @@ class Stepping:
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        if not (value >= 0 and math.isfinite(value)):
-            raise OptionError(f"learning_rate is {value}; it must be finite and not negative")
-        self.optimizer.learning_rate = float(value)
+        self.optimizer.learning_rate = not_negative("learning_rate", value, most=MOST)
 
     def step_on_features(self, features: Sequence[Array], y: Arrays) -> StepResult:
         """A step from what `features` gave for the inputs, so that the frozen part need not run again."""
@@ -114,15 +113,9 @@ class Stepping:
         """
         with self.undivided():
             store = self._gradient_store()
-            for name, value in gradients.items():
-                check_named(name, value, store.views, "apply_gradients")
-                if not np.isfinite(value).all():
-                    raise TrainingError(f"apply_gradients: {name!r} has values that are not finite")
+            arrays = named_arrays(gradients, store.views, "apply_gradients")
             for name, view in store.views.items():
-                if name in gradients:
-                    np.copyto(view, gradients[name])
-                else:
-                    view[...] = 0
+                view[...] = arrays.get(name, 0)
             rate = self.learning_rate
             self._set_hyper(scale=1.0)
             done = self._run("apply", (), ())

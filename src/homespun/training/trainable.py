@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from homespun.errors import OptionError
@@ -29,8 +29,10 @@ def trainable_parameters(model: Graph, trainable: Trainable) -> list[str]:
             chosen = last_blocks(model, trainable.removeprefix("last:"))
         else:
             chosen = _matching(names, [trainable])
-    else:
+    elif isinstance(trainable, Iterable):
         chosen = _matching(names, list(trainable))
+    else:
+        raise OptionError(f"trainable is {trainable!r}; it can be 'all', 'head', 'last:2', name patterns or a function")
     if not chosen:
         raise OptionError(f"nothing to train: trainable={trainable!r} chooses none of the {len(names)} parameters")
     return chosen

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from homespun.compile.compiler import MemoryReport, choose_isa
+from homespun.compile.compiler import MOST_THREADS, MemoryReport, choose_isa
 from homespun.compile.training import TrainingProgram
 from homespun.errors import OptionError
 from homespun.graph import Array, Graph, check
@@ -65,15 +65,21 @@ class Trainer(Stepping):
         for name, number in (("batch", batch), ("accumulate", accumulate), ("threads", threads)):
             if not isinstance(number, int) or number < 1:
                 raise OptionError(f"{name} is {number!r}; it must be a whole number, at least 1")
+        if threads > MOST_THREADS:
+            raise OptionError(f"threads is {threads}; it can be at most {MOST_THREADS}")
+        if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+            raise OptionError(f"seed is {seed!r}; it must be a whole number of 64 bits")
+        if not isinstance(model, Graph):
+            raise OptionError(f"model is {model!r}; it must be a Graph, as hs.load and hs.zoo give")
         loss = as_loss(loss)
         if not isinstance(optimizer, Optimizer):
             raise OptionError(f"optimizer is {optimizer!r}; it can be one of hs.optim, as Adam(1e-3)")
-        if precision not in STORAGE:
+        if not isinstance(precision, str) or precision not in STORAGE:
             raise OptionError(f"precision is {precision!r}; it can be {', '.join(map(repr, STORAGE))}")
         if loss_scale is not None and precision != "mixed_float16":
             raise OptionError(f"a loss_scale goes with precision 'mixed_float16', not with {precision!r}")
-        if not 0.0 <= average < 1.0:
-            raise OptionError(f"average is {average}; it can be 0 (none) up to but not 1")
+        if not isinstance(average, (int, float)) or not 0.0 <= average < 1.0:
+            raise OptionError(f"average is {average!r}; it can be 0 (none) up to but not 1")
         check(model)
         self.precision, self.threads, self.seed, self.isa = precision, threads, seed, choose_isa(isa)
         self.average, self.backbone_weights, self.memory_budget = average, backbone_weights, memory_budget

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
+import numpy as np
+
 from homespun.errors import OptionError
 from homespun.graph.graph import Attribute
 
 
+#: The largest finite float32: kernels are told numbers as that.
+MOST = 3.4028234e38
+
+
+def not_negative(name: str, value: Any, most: float = math.inf) -> float:
+    """An option as a number from 0 to `most`. Raises `OptionError`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value <= most:
+        bound = "" if most == math.inf else ", finite"
+        raise OptionError(f"{name} is {value!r}; it must be a number{bound} and not negative")
+    return float(value)
+
+
 @dataclass(frozen=True)
 class Group:
-    """Parameters whose names match one of `patterns` learn at `rate` times the learning rate; `weight_decay`
-    replaces the optimizer's where it is given."""
+    """Parameters whose names match one of `patterns` (or the one pattern) learn at `rate` times the learning rate;
+    `weight_decay` replaces the optimizer's where it is given."""
 
     patterns: tuple[str, ...]
     rate: float = 1.0
     weight_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        patterns = (self.patterns,) if isinstance(self.patterns, str) else tuple(self.patterns)
+        if not all(isinstance(p, str) for p in patterns):
+            raise OptionError(f"patterns of a group are {self.patterns!r}; they must be names of parameters, * for any part")
+        object.__setattr__(self, "patterns", patterns)
+        not_negative("rate of a group", self.rate, MOST)
+        if self.weight_decay is not None:
+            not_negative("weight_decay of a group", self.weight_decay, MOST)
 
     def matches(self, name: str) -> bool:
         """Whether a parameter belongs to the group."""
@@ -41,9 +65,11 @@ class Optimizer:
     op: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "weight_decay", "clip_norm", "clip_value"):
-            if not getattr(self, name) >= 0:
-                raise OptionError(f"{name} is {getattr(self, name)}; it can't be negative")
+        for name in ("learning_rate", "weight_decay", "epsilon", "learning_rate_decay"):
+            if hasattr(self, name):
+                setattr(self, name, not_negative(name, getattr(self, name), MOST))
+        for name in ("clip_norm", "clip_value"):  # infinite: looked at, not clipped
+            setattr(self, name, not_negative(name, getattr(self, name)))
 
     def states(self) -> tuple[str, ...]:
         """Names of the states of each parameter, by position; "" for a position that stays empty."""
