@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 import homespun as hs
+from homespun import optim, schedules
 from homespun.graph.class_names import class_names
+from homespun.training.checkpoint import read_extra
 from tests.command_line import Run, runner
 from tests.data import photos
 from tests.training.small import convolutional
@@ -175,6 +179,91 @@ def test_a_run_goes_on_with_its_own_options_only(run: Run, world: Path) -> None:
     assert (changed.code, "grey: not among the classes" in changed.err) == (1, True)
 
 
+def test_everything_that_learning_can_be_told(run: Run, world: Path) -> None:
+    """Each option reaches what is trained: read back from the checkpoint."""
+    told = run(
+        *("train", "small.hsp", "colours", "--trainable", "all", "--epochs", "6", "--batch", "4"),
+        *("--optimizer", "sgd", "--momentum", "0.5", "--clip-norm", "2", "--average", "0.5", "--weight-decay", "0.01"),
+        *("--schedule", "step", "--step-every", "2", "--warm-up", "0.4", "--label-smoothing", "0.1", "--json"),
+    )
+    assert told.code == 0
+    trainer = hs.Trainer.from_checkpoint("colours.checkpoint.hsp")
+    optimizer = trainer.optimizer
+    assert isinstance(optimizer, optim.SGD)
+    assert (optimizer.momentum, optimizer.nesterov, optimizer.clip_norm, optimizer.weight_decay) == (0.5, True, 2, 0.01)
+    assert trainer.schedule == schedules.WarmUp(2, schedules.StepDecay(10))  # 18 photos: 5 steps an epoch
+    assert (trainer.average, trainer.loss.smoothing) == (0.5, 0.1)  # type: ignore[attr-defined]
+    exported, plain = hs.load("colours.hsp").parameters(), trainer.parameters()
+    last = [n for n in plain if n.endswith("classifier.weight")][0]
+    np.testing.assert_array_equal(exported[last], trainer.averaged_parameters()[last])
+    assert not np.array_equal(exported[last], plain[last])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "momentum"),
+    [("adagrad", optim.Adagrad, None), ("rmsprop", optim.RMSprop, "0.9"), ("lion", optim.Lion, None)],
+)
+def test_optimizers(run: Run, world: Path, name: str, kind: type, momentum: str | None) -> None:
+    more = () if momentum is None else ("--momentum", momentum)
+    assert run("train", "small.hsp", "colours", "--epochs", "1", "--optimizer", name, *more).code == 0
+    optimizer = hs.Trainer.from_checkpoint("colours.checkpoint.hsp").optimizer
+    assert type(optimizer) is kind
+    assert getattr(optimizer, "momentum", 0.0) == float(momentum or 0)
+
+
+def test_a_frozen_part_in_8_bits_and_measured_ranges(run: Run, world: Path) -> None:
+    told = run(
+        *("train", "small.hsp", "colours", "--epochs", "3", "--frozen-weights", "int8", "--weights", "int8"),
+        *("--calibrate", "--plot", "curves.png"),
+    )
+    assert told.code == 0
+    assert hs.Trainer.from_checkpoint("colours.checkpoint.hsp").backbone_weights == "int8"
+    limits = [t.limit for t in hs.load("colours.hsp").tensors.values() if t.limit is not None]
+    plain = run("train", "small.hsp", "colours", "--epochs", "1", "--export", "plain.hsp", "--weights", "int8")
+    assert plain.code == 0
+    noted = [t.limit for t in hs.load("plain.hsp").tensors.values() if t.limit is not None]
+    assert len(limits) > len(noted) or any((a != b).any() for a, b in zip(limits, noted, strict=False))
+    assert (world / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert run("model", "predict", "colours.hsp", "colours/red", "--weights", "int8").code == 0
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
+def test_models_of_other_formats_are_trained_on(run: Run, world: Path, suffix: str) -> None:
+    pytest.importorskip("onnx" if suffix == ".onnx" else "tflite")
+    if suffix == ".onnx":
+        model = hs.load("small.hsp")
+        hs.save(model, "net.onnx")
+    else:
+        shutil.copy(Path(__file__).parent / "formats/goldens/tflite/classifier_uint8.tflite", "net.tflite")
+    told = run("train", f"net{suffix}", "colours", "--epochs", "2", "--trainable", "all", "--batch", "4", "--json")
+    assert told.code == 0, told.err
+    assert f"from net{suffix}, with a new last layer." in told.err
+    assert class_names(hs.load("colours.hsp")) == ("blue", "green", "red")
+
+
+def test_a_run_of_an_older_release_goes_on(run: Run, world: Path) -> None:
+    """Its checkpoint does not know of options that came later; these are then as if they were not given."""
+    command = ("train", "small.hsp", "colours", "--epochs", "1")
+    assert run(*command).code == 0
+    trainer = hs.Trainer.from_checkpoint("colours.checkpoint.hsp")
+    extra = read_extra("colours.checkpoint.hsp")
+    for later in ("warm_up", "average", "momentum", "clip_norm", "step_every", "frozen_weights"):
+        del extra["settings"][later]
+    trainer.save_checkpoint("colours.checkpoint.hsp", **extra)
+    assert run(*command[:-1], "2").code == 0
+    assert "--warm-up" in run(*command[:-1], "3", "--warm-up", "1").err
+
+
+def test_a_full_disk_is_said_in_a_line(run: Run, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(specs: object, partial: Path, metadata: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("homespun.formats.hsp.serialize_file", full)
+    told = run("train", "small.hsp", "colours", "--epochs", "1")
+    assert (told.code, told.out) == (1, "")
+    assert told.err.splitlines()[-1] == "homespun: colours.checkpoint.hsp: No space left on device"
+
+
 def test_early_stopping(run: Run, world: Path) -> None:
     command = ("train", "small.hsp", "colours", "--epochs", "40", "--early-stop", "2", "--learning-rate", "0", "--json")
     assert len(run(*command).json["epochs"]) == 3
@@ -197,6 +286,10 @@ def test_early_stopping(run: Run, world: Path) -> None:
         (("small.hsp", "colours", "--export", "net.onnx"), 2, "ends in .hsp"),
         (("small.hsp", "colours", "--export", "gone/net.hsp"), 2, "no such folder"),
         (("small.hsp", "colours", "--early-stop", "2", "--validation-share", "0"), 2, "--early-stop"),
+        (("small.hsp", "colours", "--step-every", "2"), 2, "--schedule step"),
+        (("small.hsp", "colours", "--momentum", "0.9"), 2, "sgd or rmsprop"),
+        (("small.hsp", "colours", "--plot", "curves.txt"), 1, ".png"),
+        (("small.hsp", "colours", "--clip-norm", "-1"), 2, "--clip-norm"),
         (("small.hsp", "colours", "--image-size", "64", "--from-scratch"), 1, "networks of the zoo"),
     ],
 )

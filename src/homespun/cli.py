@@ -41,6 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output (`| head`) has seen enough
         sys.exit(EXIT_FAILURE)
+    except OSError as error:
+        if error.filename is None:
+            raise  # not of a file that somebody named: a bug, whose place should be seen
+        if "--json" in words:
+            _fail(json.dumps({"error": str(error), "kind": type(error).__name__}, ensure_ascii=False))
+        _fail(f"homespun: {error.filename}: {error.strerror}")
 
 
 def _fail(line: str) -> None:

@@ -40,6 +40,24 @@ def trainer_for(**options: object) -> Trainer:
     return trainer
 
 
+def everything_at_once() -> Trainer:
+    """16-bit storage with a loss scale that changes, averages of weights, clipped gradients, a plateau that lowers the
+    rate: all that a run can carry from step to step, on top of what `trainer_for` has."""
+    trainer = Trainer(
+        convolutional(classes=3, dropout=0.2),
+        losses.CrossEntropy(smoothing=0.1),
+        optim.RMSprop(2e-3, momentum=0.5, clip_norm=2.0, groups=[optim.Group(("*.norm.*",), 0.5)]),
+        batch=4,
+        accumulate=2,
+        seed=1,
+        precision="mixed_float16",
+        loss_scale=hs.LossScale(2.0**24, patience=3),
+        average=0.9,
+    )
+    trainer.schedule = schedules.WarmUp(3, schedules.Plateau(patience=0, gamma=0.5, threshold=0.5))
+    return trainer
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return photos.folder(tmp_path_factory.mktemp("resume") / "photos", each=11)
@@ -107,19 +125,32 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from homespun.training import Trainer, callbacks
-from tests.data.test_resume import EPOCHS, made, trainer_for
+from tests.data.test_resume import EPOCHS, everything_at_once, made, trainer_for
 checkpoint = Path({checkpoint!r})
-trainer = Trainer.from_checkpoint(checkpoint) if checkpoint.exists() else trainer_for()
+trainer = Trainer.from_checkpoint(checkpoint) if checkpoint.exists() else {made_by}()
 train, validation = made(Path({root!r}), workers={workers})
 trainer.fit(train, EPOCHS, validation=validation, callbacks=[callbacks.CheckpointSaver(checkpoint, every=1)])
 """
 
 
-def test_killed_at_random_moments_it_ends_where_it_would_have(root, uninterrupted, tmp_path: Path) -> None:
+@pytest.mark.parametrize("made_by", [trainer_for, everything_at_once], ids=lambda f: f.__name__)
+def test_killed_at_random_moments_it_ends_where_it_would_have(root, made_by, tmp_path: Path) -> None:
+    whole = made_by()
+    train, validation = made(root, workers=0)
+    whole.fit(train, EPOCHS, validation=validation)
     checkpoint = tmp_path / "c.hsp"
 
     def script(attempt: int) -> str:
-        return SCRIPT.format(path=sys.path, checkpoint=str(checkpoint), root=str(root), workers=attempt % 4)
+        settings = {"checkpoint": str(checkpoint), "root": str(root), "workers": attempt % 4}
+        return SCRIPT.format(path=sys.path, made_by=made_by.__name__, **settings)
 
     assert killed_and_resumed(checkpoint, script, attempts=40, most_kills=4, longest=0.03) >= 1
-    assert_same(uninterrupted, Trainer.from_checkpoint(checkpoint))
+    resumed = Trainer.from_checkpoint(checkpoint)
+    assert_same(whole, resumed)
+    assert (whole.loss_scale, whole.schedule) == (resumed.loss_scale, resumed.schedule)
+    ours, theirs = ([{**r, "seconds": 0} for r in t.progress.history] for t in (whole, resumed))
+    assert ours == theirs
+    if made_by is everything_at_once:  # what is carried along did change on the way
+        assert whole.loss_scale != hs.LossScale(2.0**24, patience=3)
+        assert whole.step_count < train.steps(8) * EPOCHS
+        assert whole.learning_rate < 2e-3

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from homespun.commands.model import Stored
+from homespun.commands.model import Computed, Stored
 from homespun.commands.output import JsonOption, note, plural, print_json, say
 from homespun.errors import OptionError
 
@@ -37,6 +37,7 @@ class Optimizer(StrEnum):
     ADAMW = "adamw"
     SGD = "sgd"
     RMSPROP = "rmsprop"
+    ADAGRAD = "adagrad"
     LION = "lion"
 
 
@@ -45,6 +46,7 @@ class Schedule(StrEnum):
 
     COSINE = "cosine"
     CONSTANT = "constant"
+    STEP = "step"
     ONE_CYCLE = "one-cycle"
     PLATEAU = "plateau"
 
@@ -63,7 +65,9 @@ def train(
     model: Annotated[
         str,
         typer.Argument(
-            help="A model file (.hsp), or a network of the zoo: mobilenet_v2, efficientnet_lite0...", metavar="MODEL"
+            help="A model file (.hsp, .onnx, .tflite, .mindir, .prototxt or .caffemodel), or a network of the zoo: "
+            "mobilenet_v2, efficientnet_lite0...",
+            metavar="MODEL",
         ),
     ],
     data: Annotated[Path, typer.Argument(help="A folder with a folder of photos for each class.", metavar="PHOTOS")],
@@ -98,7 +102,43 @@ def train(
     schedule: Annotated[
         Schedule, typer.Option(help="How the learning rate goes.", rich_help_panel=_LEARNING)
     ] = Schedule.COSINE,
+    step_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Epochs after which --schedule step takes a tenth of the rate.",
+            show_default="a third of them",
+            rich_help_panel=_LEARNING,
+        ),
+    ] = None,
+    warm_up: Annotated[
+        float,
+        typer.Option(min=0.0, help="Epochs over which the rate rises first, 0.5 or so.", rich_help_panel=_LEARNING),
+    ] = 0.0,
+    momentum: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=0.9999,
+            help="Momentum of sgd and rmsprop.",
+            show_default="0.9 for sgd, 0 for rmsprop",
+            rich_help_panel=_LEARNING,
+        ),
+    ] = None,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="Weight decay.", rich_help_panel=_LEARNING)] = 0.0,
+    clip_norm: Annotated[
+        float,
+        typer.Option(min=0.0, help="The most that gradients may measure together.", rich_help_panel=_LEARNING),
+    ] = 0.0,
+    average: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=0.99999,
+            help="Keep a moving average of the weights, 0.99 or so, and export that.",
+            rich_help_panel=_LEARNING,
+        ),
+    ] = 0.0,
     label_smoothing: Annotated[
         float, typer.Option(min=0.0, max=0.99, help="Label smoothing.", rich_help_panel=_LEARNING)
     ] = 0.0,
@@ -157,6 +197,10 @@ def train(
         Precision,
         typer.Option(help="mixed takes half the memory, and less time.", rich_help_panel=_MACHINE),
     ] = Precision.FLOAT32,
+    frozen_weights: Annotated[
+        Computed,
+        typer.Option(help="How the part that is not trained is computed.", rich_help_panel=_MACHINE),
+    ] = Computed.FLOAT32,
     memory_budget: Annotated[
         str | None,
         typer.Option(help="The most that training may take, as 128MB.", metavar="SIZE", rich_help_panel=_MACHINE),
@@ -172,6 +216,18 @@ def train(
     weights: Annotated[
         Stored, typer.Option(help="How weights are stored; int8 is four times smaller.", rich_help_panel=_FILES)
     ] = Stored.FLOAT32,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Measure ranges of activations on photos that it has learnt from, for predictors in 8 bits.",
+            rich_help_panel=_FILES,
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="A picture of loss and accuracy over epochs to draw.", metavar="FILE", rich_help_panel=_FILES),
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace an exported model that is there.", rich_help_panel=_FILES)
     ] = False,
@@ -196,7 +252,7 @@ def train(
     exactly where it was. If the process was killed, it goes on from the last
     checkpoint, to the same result.
     """
-    from homespun.commands.training_run import Run
+    from homespun.commands.training_run import Run, require_drawing
     from homespun.commands.training_settings import Settings
 
     if head and trainable not in (None, ["head"]):
@@ -205,6 +261,12 @@ def train(
         raise typer.BadParameter(f"{validation}: there is no such folder", param_hint="--validation")
     if early_stop and validation is None and validation_share == 0:
         raise typer.BadParameter("--early-stop looks at validation, which --validation-share 0 leaves out")
+    if step_every is not None and schedule is not Schedule.STEP:
+        raise typer.BadParameter("--step-every goes with --schedule step")
+    if momentum is not None and optimizer not in (Optimizer.SGD, Optimizer.RMSPROP):
+        raise typer.BadParameter("--momentum goes with --optimizer sgd or rmsprop")
+    if plot is not None:
+        require_drawing(plot)
     target = export or Path(f"{data.resolve().name}.hsp")
     if target.suffix.lower() != ".hsp":
         raise typer.BadParameter(f"{target}: the name of a model ends in .hsp", param_hint="--export")
@@ -219,7 +281,12 @@ def train(
         learning_rate=learning_rate,
         optimizer=optimizer.value,
         schedule=schedule.value,
+        step_every=step_every,
+        warm_up=warm_up,
+        momentum=momentum,
         weight_decay=weight_decay,
+        clip_norm=clip_norm,
+        average=average,
         label_smoothing=label_smoothing,
         seed=seed,
         pretrained=None if pretrained is None else str(pretrained),
@@ -231,6 +298,7 @@ def train(
         validation=None if validation is None else str(validation),
         validation_share=validation_share,
         precision=precision.value,
+        frozen_weights=frozen_weights.value,
     )
     run = Run(
         settings,
@@ -250,7 +318,12 @@ def train(
         if as_json:
             print_json({"paused": True, "step": trainer.step_count, "checkpoint": str(run.checkpoint)})
         raise typer.Exit(EXIT_INTERRUPTED)
-    trainer.export(target, weights=weights.value)
+    measured = run.calibration() if calibrate else None
+    trainer.export(target, weights=weights.value, averaged=average > 0, calibrate=measured)
+    if plot is not None:
+        from homespun.training.fit import FitResult
+
+        FitResult(trainer.progress.history).plot(str(plot))
     size = target.stat().st_size
     if as_json:
         print_json({"paused": False, "model": str(target), "bytes": size, **outcome})

@@ -7,11 +7,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from homespun.commands.output import note, plural
+from homespun.commands.pictures import CALIBRATION
 from homespun.commands.training_progress import Stopped, TrainingProgress
 from homespun.commands.training_settings import (
     Settings,
@@ -26,6 +28,7 @@ from homespun.errors import OptionError
 if TYPE_CHECKING:
     from homespun import Trainer
     from homespun.data import ImageFolder
+    from homespun.graph import Array
     from homespun.training.callbacks import Callback
 
 _NAMED = 5
@@ -55,6 +58,7 @@ class Run:
     threads: int
     workers: int
     save_every: float
+    _trained: ImageFolder | None = field(default=None, init=False)
 
     @_unreadable_not_logged()
     def finish(self) -> tuple[Trainer, dict[str, Any] | None]:
@@ -68,6 +72,10 @@ class Run:
         if not finished:
             return trainer, None
         last = trainer.progress.history[-1] if trainer.progress.history else {}
+        accuracy = last.get("validation_accuracy")
+        if validation is not None and self.settings.average:
+            accuracy = trainer.evaluate(validation, averaged=True)["accuracy"]
+        self._trained = train
         return trainer, {
             "checkpoint": str(self.checkpoint),
             "resumed": resumed,
@@ -77,10 +85,19 @@ class Run:
             "unreadable": [{"path": str(u.path), "reason": u.reason} for u in _unreadable(train, validation)],
             "epochs": trainer.progress.history,
             "steps": trainer.step_count,
-            "validation_accuracy": last.get("validation_accuracy"),
+            "validation_accuracy": accuracy,
             "memory": {**asdict(trainer.memory), "compromises": trainer.compromises},
             "seconds": time.monotonic() - began,
         }
+
+    def calibration(self) -> Array:
+        """Some of the photos that were learnt from, over all of them: what ranges of activations are measured on."""
+        import numpy as np
+
+        assert self._trained is not None
+        count = len(self._trained)
+        chosen = np.linspace(0, count - 1, min(count, CALIBRATION)).round().astype(int)
+        return np.concatenate([x for x, _ in self._trained.subset(chosen).evaluation_batches(size=16)])
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -89,8 +106,14 @@ class Run:
         base, whence = begin_model(settings)
         train, validation = load_photos(settings, base, None, self.workers)
         model = with_head(base, train.classes or (), settings.seed)
-        steps = self.epochs * train.steps(settings.batch * settings.accumulate)
-        trainer = new_trainer(model, settings, memory_budget=self.memory_budget, threads=self.threads, steps=steps)
+        trainer = new_trainer(
+            model,
+            settings,
+            memory_budget=self.memory_budget,
+            threads=self.threads,
+            epochs=self.epochs,
+            steps=train.steps(settings.batch * settings.accumulate),
+        )
         note(f"{base.name} {whence}{'' if model is base else ', with a new last layer'}.")
         return trainer, train, validation, False
 
@@ -110,7 +133,7 @@ class Run:
             note("The photos are not those that the run began with: it goes on with those that are there now.")
         if self.epochs != extra["epochs"] and self.settings.schedule != "plateau":
             trainer.schedule = new_schedule(
-                self.settings, self.epochs * train.steps(trainer.batch * trainer.accumulate)
+                self.settings, self.epochs, train.steps(trainer.batch * trainer.accumulate)
             )
         progress = trainer.progress
         if progress.epoch >= self.epochs:
@@ -173,6 +196,14 @@ class Run:
             return True
         saver.save(trainer)
         return False
+
+
+def require_drawing(path: Path) -> None:
+    """Raise `OptionError` if curves can't be drawn to a file, before hours of training."""
+    if find_spec("matplotlib") is None:
+        raise OptionError("--plot needs matplotlib, which is not installed: pip install 'homespun[plots]'")
+    if path.suffix.lower() not in (".png", ".svg", ".pdf") or not path.absolute().parent.is_dir():
+        raise OptionError(f"{path}: --plot writes .png, .svg or .pdf into a folder that there is")
 
 
 def _unreadable(train: ImageFolder, validation: ImageFolder | None) -> list[Any]:

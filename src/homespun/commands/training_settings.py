@@ -6,7 +6,7 @@ A run that goes on must be the run that began: settings that decide on its resul
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ _RATES = {
     "adamw": (3e-3, 5e-4),
     "sgd": (5e-2, 1e-2),
     "rmsprop": (1e-3, 1e-4),
+    "adagrad": (1e-2, 1e-3),
     "lion": (1e-3, 5e-5),
 }
 _HEAD = ["head"]
@@ -54,6 +55,12 @@ class Settings:
     validation: str | None
     validation_share: float
     precision: str
+    step_every: int | None = None
+    warm_up: float = 0.0
+    momentum: float | None = None
+    clip_norm: float = 0.0
+    average: float = 0.0
+    frozen_weights: str = "float32"
 
     @property
     def head_only(self) -> bool:
@@ -77,6 +84,7 @@ class Settings:
 
     def check_same(self, began: dict[str, Any], checkpoint: Path) -> None:
         """Raise `OptionError` if a checkpoint's run began with other settings."""
+        began = {**{f.name: f.default for f in fields(self) if f.default is not MISSING}, **began}
         for name, value in asdict(self).items():
             if began.get(name) != value:
                 raise OptionError(
@@ -206,8 +214,10 @@ def _features(model: Graph) -> str:
     return model.outputs[0]
 
 
-def new_trainer(model: Graph, settings: Settings, *, memory_budget: str | None, threads: int, steps: int) -> Trainer:
-    """A trainer at the beginning of a run of so many steps."""
+def new_trainer(
+    model: Graph, settings: Settings, *, memory_budget: str | None, threads: int, epochs: int, steps: int
+) -> Trainer:
+    """A trainer at the beginning of a run of so many epochs of so many steps."""
     import homespun as hs
 
     trainable: Any = settings.trainable[0] if len(settings.trainable) == 1 else settings.trainable
@@ -222,32 +232,48 @@ def new_trainer(model: Graph, settings: Settings, *, memory_budget: str | None, 
         memory_budget=memory_budget,
         threads=threads,
         seed=settings.seed,
+        average=settings.average,
+        backbone_weights=settings.frozen_weights,
     )
-    trainer.schedule = new_schedule(settings, steps)
+    trainer.schedule = new_schedule(settings, epochs, steps)
     return trainer
 
 
 def _optimizer(settings: Settings) -> Optimizer:
     from homespun import optim
 
-    rate, decay = settings.rate, settings.weight_decay
-    if settings.optimizer == "sgd":
-        return optim.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
     kinds: dict[str, type[Optimizer]] = {
+        "sgd": optim.SGD,
         "adam": optim.Adam,
         "adamw": optim.AdamW,
         "rmsprop": optim.RMSprop,
+        "adagrad": optim.Adagrad,
         "lion": optim.Lion,
     }
-    return kinds[settings.optimizer](rate, weight_decay=decay)
+    options: dict[str, Any] = {"weight_decay": settings.weight_decay, "clip_norm": settings.clip_norm}
+    if settings.optimizer == "sgd":
+        momentum = 0.9 if settings.momentum is None else settings.momentum
+        options |= {"momentum": momentum, "nesterov": momentum > 0}
+    elif settings.momentum is not None:
+        options["momentum"] = settings.momentum
+    return kinds[settings.optimizer](settings.rate, **options)
 
 
-def new_schedule(settings: Settings, steps: int) -> Schedule:
-    """How the learning rate goes over so many steps."""
+def new_schedule(settings: Settings, epochs: int, steps: int) -> Schedule:
+    """How the learning rate goes over so many epochs of so many steps."""
     from homespun import schedules
 
+    rising = round(settings.warm_up * steps)
+    left = max(2, epochs * steps - rising)
+    then: Schedule
     if settings.schedule == "cosine":
-        return schedules.Cosine(steps)
-    if settings.schedule == "one-cycle":
-        return schedules.OneCycle(max(2, steps))
-    return schedules.Plateau() if settings.schedule == "plateau" else schedules.Constant()
+        then = schedules.Cosine(left)
+    elif settings.schedule == "one-cycle":
+        then = schedules.OneCycle(left)
+    elif settings.schedule == "step":
+        then = schedules.StepDecay((settings.step_every or max(1, epochs // 3)) * steps)
+    elif settings.schedule == "plateau":
+        then = schedules.Plateau()
+    else:
+        then = schedules.Constant()
+    return schedules.WarmUp(rising, then) if rising else then

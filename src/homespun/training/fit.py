@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from homespun.data import DataSet
-from homespun.errors import OptionError, ShapeError
+from homespun.errors import MissingPackageError, OptionError, ShapeError
 from homespun.graph import Array
 from homespun.training.callback import Callback
 from homespun.training.evaluation import LossProgram
@@ -34,8 +34,14 @@ class FitResult:
     stopped: bool = False
 
     def plot(self, path: str | None = None) -> Any:
-        """Loss and validation values over epochs, drawn with matplotlib; saved to `path` if given."""
-        from matplotlib.figure import Figure
+        """Loss and validation values over epochs, drawn with matplotlib; saved to `path` if given. Raises
+        `MissingPackageError` without matplotlib."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise MissingPackageError(
+                "drawing needs matplotlib, which is not installed: pip install 'homespun[plots]'"
+            ) from error
 
         figure = Figure(figsize=(6, 4))
         axes = figure.subplots()
