@@ -132,9 +132,7 @@ class Run:
         if train.fingerprint() != extra["photos"]:
             note("The photos are not those that the run began with: it goes on with those that are there now.")
         if self.epochs != extra["epochs"] and self.settings.schedule != "plateau":
-            trainer.schedule = new_schedule(
-                self.settings, self.epochs, train.steps(trainer.batch * trainer.accumulate)
-            )
+            trainer.schedule = new_schedule(self.settings, self.epochs, train.steps(trainer.batch * trainer.accumulate))
         progress = trainer.progress
         if progress.epoch >= self.epochs:
             note(

@@ -176,7 +176,9 @@ def _restore(
         name = (sorted(set(expected) ^ set(found)) or ["?"])[0]
         raise FormatError(f"{path}: a checkpoint of another optimizer: state {name!r} differs")
     if (scale is None) != (trainer.loss_scale is None):
-        raise FormatError(f"{path}: the checkpoint's precision is {described['options'].get('precision')!r}, ours is not")
+        raise FormatError(
+            f"{path}: the checkpoint's precision is {described['options'].get('precision')!r}, ours is not"
+        )
     trainer.take_over(graph, states)  # what could go wrong has gone right
     trainer.loss_scale, trainer.schedule, trainer.progress, trainer.step_count = scale, schedule, progress, step
     trainer.optimizer.learning_rate = rate

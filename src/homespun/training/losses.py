@@ -107,7 +107,9 @@ class CrossEntropy(Loss):
             if low < 0 or high >= classes:
                 raise TrainingError(f"label {low if low < 0 else high} is out of range: labels are 0 to {classes - 1}")
         elif target.size and (target.min() < -_ROUNDING or target.max() > 1.0 + _ROUNDING):  # NaN: the loss tells
-            raise TrainingError("targets of cross entropy that are not labels are probabilities: they must lie in [0, 1]")
+            raise TrainingError(
+                "targets of cross entropy that are not labels are probabilities: they must lie in [0, 1]"
+            )
 
     def counted(self, targets: Sequence[Array]) -> float:
         if self.ignore is None or not np.issubdtype(targets[0].dtype, np.integer):

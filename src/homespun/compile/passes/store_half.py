@@ -19,11 +19,11 @@ from homespun.ops.training_norm import rows_of
 
 LEAST_ROWS = 64
 #: Functions that networks have between layers; others, as `log` and `exp`, stay float32.
-_ACTIVATIONS = (*FUSIBLE, "gelu", "gelu_tanh", "elu", "softplus", "mish")
+ACTIVATIONS = (*FUSIBLE, "gelu", "gelu_tanh", "elu", "softplus", "mish")
 #: For operands of one shape, and products with a gate.
 _ARITHMETIC = ("add", "sub", "mul")
 #: Operators with kernels for 16 bits, and the positions of the inputs that are activations.
-_HALF = {
+HALF = {
     "train_conv2d": (0,),
     "train_linear": (0,),
     "channel_sums": (0,),
@@ -33,12 +33,12 @@ _HALF = {
     "train_attention": (0, 1, 2),
     "layer_norm": (0,),
     **dict.fromkeys(("max_pool", "average_pool", "channel_shuffle", "local_response_norm", "upsample", "resize"), (0,)),
-    **dict.fromkeys((*_ACTIVATIONS, "split"), (0,)),
+    **dict.fromkeys((*ACTIVATIONS, "split"), (0,)),
     **dict.fromkeys(_ARITHMETIC, (0, 1)),
     "concat": (),  # all
 }
 #: Float32 where there are fewer rows than `LEAST_ROWS`.
-_MANY_ROWS = ("train_linear", "train_dropout", "layer_norm", "concat", "split", *_ACTIVATIONS)
+_MANY_ROWS = ("train_linear", "train_dropout", "layer_norm", "concat", "split", *ACTIVATIONS)
 _EITHER = ("flatten", "reshape", "identity", "slice")  # the bytes stay as they are
 
 
@@ -60,7 +60,7 @@ def store_half(graph: Graph, types: Mapping[str, TensorType], storage: str) -> N
         if node.op in _EITHER and inputs[0] in half:
             half.update(node.outputs)
         elif _goes_half(node, types):
-            positions = range(len(inputs)) if node.op == "concat" else _HALF[node.op]
+            positions = range(len(inputs)) if node.op == "concat" else HALF[node.op]
             for i in positions:
                 if i < len(inputs) and inputs[i] and inputs[i] not in half:
                     inputs[i] = cast(inputs[i], storage)
@@ -78,7 +78,7 @@ _FLOAT = TensorType(())
 
 
 def _goes_half(node: Node, types: Mapping[str, TensorType]) -> bool:
-    if node.op not in _HALF:
+    if node.op not in HALF:
         return False
     x = types[node.inputs[0]]
     if node.op == "train_conv2d":

@@ -38,7 +38,9 @@ class Group:
     def __post_init__(self) -> None:
         patterns = (self.patterns,) if isinstance(self.patterns, str) else tuple(self.patterns)
         if not all(isinstance(p, str) for p in patterns):
-            raise OptionError(f"patterns of a group are {self.patterns!r}; they must be names of parameters, * for any part")
+            raise OptionError(
+                f"patterns of a group are {self.patterns!r}; they must be names of parameters, * for any part"
+            )
         object.__setattr__(self, "patterns", patterns)
         not_negative("rate of a group", self.rate, MOST)
         if self.weight_decay is not None:
