@@ -194,7 +194,7 @@ def test_everything_that_learning_can_be_told(run: Run, world: Path) -> None:
     assert trainer.schedule == schedules.WarmUp(2, schedules.StepDecay(10))  # 18 photos: 5 steps an epoch
     assert (trainer.average, trainer.loss.smoothing) == (0.5, 0.1)  # type: ignore[attr-defined]
     exported, plain = hs.load("colours.hsp").parameters(), trainer.parameters()
-    last = [n for n in plain if n.endswith("classifier.weight")][0]
+    last = next(n for n in plain if n.endswith("classifier.weight"))
     np.testing.assert_array_equal(exported[last], trainer.averaged_parameters()[last])
     assert not np.array_equal(exported[last], plain[last])
 

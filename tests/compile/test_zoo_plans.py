@@ -72,7 +72,7 @@ def test_the_arena_of_training_is_close_to_its_lower_bound(name: str, precision:
 @pytest.mark.parametrize("precision", ["float32", "mixed"])
 @pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2", "tinybert"])
 def test_the_arena_within_a_budget_is_close_to_its_lower_bound(name: str, precision: str) -> None:
-    """Whatever was computed again and however the batch was split to keep within it, down to the least that would do."""
+    """Whatever was computed again, and however the batch was split, down to the least that will do."""
     model = build(name)
     trainer = Trainer(model, Squares(), optim.SGD(0.1), precision=precision)
     whole = trainer.state_bytes + trainer._programs.planned("step", 8, None).plan.size

@@ -226,9 +226,7 @@ def train(
     ] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(
-            help="A picture of loss and accuracy over epochs to draw.", metavar="FILE", rich_help_panel=_FILES
-        ),
+        typer.Option(help="A picture to draw: loss and accuracy over epochs.", metavar="FILE", rich_help_panel=_FILES),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace an exported model that is there.", rich_help_panel=_FILES)

@@ -65,8 +65,8 @@ def choose(programs: Programs, batch: int, budget: int) -> Choice:
     least, size = min(tried)  # where parameters weigh most, a split batch takes more: the sum of gradients
     at_once = "the whole batch" if size == batch > 1 else "one sample" if size == 1 else f"{size} samples"
     raise BudgetError(
-        f"memory_budget of {_in_words(budget)} is too small: the least, {at_once} at a time and as many layers computed "
-        f"again as help, takes {_in_words(least)}"
+        f"memory_budget of {_in_words(budget)} is too small: the least, {at_once} at a time and as many layers "
+        f"computed again as help, takes {_in_words(least)}"
     )
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 KEY = "homespun_training"
 _INNER = "loss"  # the attribute of a loss that holds the one it wraps
 VERSION = 1
-_KINDS = {
+_KINDS: dict[str, type | tuple[type, ...]] = {
     "options": dict,
     "isa": str,
     "trainable": list,

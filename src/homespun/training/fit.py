@@ -170,7 +170,7 @@ def check_metrics(metrics: Sequence[Metric]) -> None:
 
 
 def check_data(data: Any, again: bool) -> None:
-    """Raise `OptionError` or `ShapeError` for what no batches can come from; `again`: it is to be gone through again."""
+    """Raise `OptionError` or `ShapeError` for what no batches can come from, or, with `again`, not twice."""
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(a, np.ndarray) for a in data):
         x, y = data
         if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):

@@ -153,8 +153,8 @@ class ModelState:
 
 
 def named_arrays(values: Mapping[str, Array], known: Mapping[str, Any], what: str) -> dict[str, Array]:
-    """Copies of a caller's arrays as float32. Raises `TrainingError` for a name that is not known and for values that are
-    not finite, or not in float32, and `ShapeError` for another shape than the known array's."""
+    """Copies of a caller's arrays as float32. Raises `TrainingError` for a name that is not known and for values that
+    are not finite, or not in float32, and `ShapeError` for another shape than the known array's."""
     if not isinstance(values, Mapping):
         raise TrainingError(f"{what} takes arrays by name, not {type(values).__name__}")
     arrays = {}

@@ -15,7 +15,7 @@ import numpy as np
 
 from homespun.compile.inspection import Inspection
 from homespun.compile.training import CONTROL, HYPERS, LOSS, RANDOM, SCALE, Mode, TrainingProgram
-from homespun.errors import OptionError, PausedError, ShapeError, TrainingError
+from homespun.errors import PausedError, ShapeError, TrainingError
 from homespun.graph import Array
 from homespun.training.loss_scale import LossScale
 from homespun.training.losses import Loss

@@ -13,7 +13,6 @@ import numpy as np
 from homespun.errors import OptionError
 from homespun.graph.graph import Attribute
 
-
 #: The largest finite float32: kernels are told numbers as that.
 MOST = 3.4028234e38
 
@@ -31,7 +30,7 @@ class Group:
     """Parameters whose names match one of `patterns` (or the one pattern) learn at `rate` times the learning rate;
     `weight_decay` replaces the optimizer's where it is given."""
 
-    patterns: tuple[str, ...]
+    patterns: tuple[str, ...] | str
     rate: float = 1.0
     weight_decay: float | None = None
 
@@ -48,7 +47,7 @@ class Group:
 
     def matches(self, name: str) -> bool:
         """Whether a parameter belongs to the group."""
-        return any(fnmatchcase(name, p) for p in self.patterns)
+        return any(fnmatchcase(name, p) for p in self.patterns)  # a tuple by now
 
 
 @dataclass
