@@ -104,6 +104,35 @@ def test_every_place_in_a_step_can_be_left_and_come_back_to(memory_budget: str |
         assert_same(trainer, expected)
 
 
+@pytest.mark.parametrize("clip_norm", [0.0, 0.3])
+def test_what_a_step_reports_and_clips_by_is_that_of_a_step_without_a_pause(clip_norm: float) -> None:
+    """What runs again after a pause reads parameters that have changed: its loss and norm are not the step's."""
+
+    def made(at: int) -> Trainer:
+        optimizer = optim.SGD(0.5, momentum=0.9, clip_norm=clip_norm)
+        trainer = Trainer(convolutional(), losses.CrossEntropy(), optimizer, batch=8, average=0.5)
+        compiled = trainer._main_program()
+        compiled.program = Stopping(compiled.program, at)  # type: ignore[assignment]
+        trainer._switch.requested, trainer._switch._release = at > 0, True
+        return trainer
+
+    expected = made(0)
+    first, second = expected.step(*images()), expected.step(*images(seed=1))
+    compiled = expected._main_program()
+    length, late = len(compiled.program), 0
+    for at in range(1, length, 3):
+        trainer = made(at)
+        timer = threading.Timer(0.02, trainer.resume)
+        timer.start()
+        assert trainer.step(*images()) == first
+        timer.join()
+        late += not compiled.settled_before(at)
+        assert trainer.step(*images(seed=1)) == second
+        assert_same(trainer, expected)
+        np.testing.assert_array_equal(trainer._store["train/control"], expected._store["train/control"])
+    assert late > 3
+
+
 class StoppingTwice(Stopping):
     """A program that a pause stops a second time while it goes on from the first, its memory given back both times."""
 
@@ -123,7 +152,7 @@ class StoppingTwice(Stopping):
 def test_a_pause_may_come_while_another_is_being_undone() -> None:
     x, y = images()
     expected = make()
-    expected.step(x, y)
+    loss = expected.step(x, y).loss
     twice = 0
     for at in range(1, len(expected._main_program().program), 4):
         trainer = stopping_at(at)
@@ -131,7 +160,7 @@ def test_a_pause_may_come_while_another_is_being_undone() -> None:
         compiled.program = StoppingTwice(compiled.program.program, at, trainer)  # type: ignore[attr-defined,assignment]
         timer = threading.Timer(0.02, trainer.resume)
         timer.start()
-        trainer.step(x, y)
+        assert trainer.step(x, y).loss == loss
         timer.join()
         twice += compiled.program.again and bool(compiled.set_aside(at).spans)
         assert_same(trainer, expected)

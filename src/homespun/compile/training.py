@@ -101,6 +101,8 @@ class TrainingProgram:
     program: _native.Program
     graph: Graph
     inputs: tuple[str, ...]
+    results: tuple[Array, ...] = ()
+    """What a step reports and lets its updates go on by, the loss and the guard's numbers: views of the state."""
 
     @property
     def updated(self) -> list[str]:
@@ -143,7 +145,7 @@ class TrainingProgram:
         lost = [n for n in live if n in changed or not self._origins[n].isdisjoint(changed)]
         repeat = {n: i for n in lost if (i := self._single_maker(n, first, at, live)) is not None}
         spans = sorted((live[n], live[n] + self.lowered.arena[n].size) for n in lost if n not in repeat)
-        return Kept(at, first, tuple(sorted(repeat.values())), tuple(spans))
+        return Kept(at, first, tuple(sorted(repeat.values())), tuple(spans), self.results)
 
     def _buffers(self) -> list[tuple[int, tuple[str, Buffer]]]:
         return list(zip(self.lowered.plan.offsets, self.lowered.arena.items(), strict=True))
@@ -167,7 +169,8 @@ class TrainingProgram:
 @dataclass(frozen=True)
 class Kept:
     """How to go on at instruction `at`: run those before `replay` again, then those of `repeat`, and put back what was
-    in the arena's `spans`, (begin, end) in ascending order.
+    in the arena's `spans`, (begin, end) in ascending order, and in the step's `results`, which what runs again writes
+    anew, of parameters that have changed.
 
     The spans stay in the arena while nothing runs, so that giving back the rest takes no time and no memory. They are
     copied when the program goes on, since what runs again uses their memory too.
@@ -177,7 +180,9 @@ class Kept:
     replay: int
     repeat: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
+    results: tuple[Array, ...] = ()
     copies: dict[int, Array] = field(default_factory=dict)  # by offset
+    reported: list[Array] = field(default_factory=list)
 
     def give_back(self, program: _native.Program) -> None:
         """Give the arena back to the system, but for spans that have not been copied."""
@@ -186,14 +191,18 @@ class Kept:
             program.release_arena(begin, end)
 
     def take_out(self, program: _native.Program) -> None:
-        """Copy the spans, unless an attempt to go on that was paused itself has done so."""
+        """Copy spans and results, unless an attempt to go on that was paused itself has done so."""
         if not self.copies:
             self.copies.update({begin: program.arena[begin:end].copy() for begin, end in self.spans})
+        if not self.reported:
+            self.reported.extend(view.copy() for view in self.results)
 
     def put_back(self, program: _native.Program) -> None:
         """Restore the spans, after instructions have run again."""
         for (begin, end), data in zip(self.spans, self.copies.values(), strict=True):
             program.arena[begin:end] = data
+        for view, value in zip(self.results, self.reported, strict=True):
+            view[...] = value
 
 
 #: Of a program that has changed nothing that outlives its run.
@@ -386,4 +395,6 @@ def compile_training(
     program = _native.Program(
         lowered.instructions, lowered.plan.size, lowered.constants.blob(), state, externals, threads, isa
     )
-    return TrainingProgram(lowered, program, graph, inputs)
+    spans = [(layout.offsets[name], layout.types[name].nbytes) for name in (LOSS, CONTROL)]
+    results = tuple(state[begin : begin + size] for begin, size in spans)
+    return TrainingProgram(lowered, program, graph, inputs, results)
