@@ -32,7 +32,7 @@ struct Rows {
   int64_t begin, end;      // output rows, counted over the batch
 };
 
-template <int kBytes, int kKernel, int kStride, bool kPartial>
+template <int kBytes, int kKernel, int kStride>
 struct Depthwise {
   using L = Lanes<kBytes>;
   static constexpr int kWords = (kKernel + 3) / 4;
@@ -41,7 +41,8 @@ struct Depthwise {
   static constexpr int kGroups = kWidth == 16 ? 4 / kGroup : 1;
   static constexpr int kOutputs = kGroup * kGroups;
   static constexpr int kSpan = kWords * 4;
-  static constexpr int64_t kStep = kGroup * kStride;  // input pixels from a group to the next
+  static constexpr int64_t kStep = kGroup * kStride;                 // input pixels from a group to the next
+  static constexpr int64_t kPixels = (kGroups - 1) * kStep + kSpan;  // those that `outputs` reads in a row
 
   // Taps of one row of the window for each of the group's output pixels: shifted copies of the packed ones, as `dot`
   // wants them.
@@ -70,18 +71,11 @@ struct Depthwise {
     }
   }
 
-  HS_INLINE typename L::Ints load_pixel(const uint8_t* p, int64_t count) {
-    if constexpr (!kPartial) return L::load(p);
-    uint8_t bytes[kBytes] = {};
-    for (int64_t c = 0; c < count; ++c) bytes[c] = p[c];
-    return L::load(bytes);
-  }
-
   // `pixel(i, j)`: address of the j-th input pixel, from the left end of the first window, in the window's row i.
   template <class Pixel>
-  HS_INLINE void outputs(Pixel pixel, const Rows& r, const Taps& taps, uint8_t* to, int64_t to_step, int64_t valid) {
+  HS_INLINE void outputs(Pixel pixel, const uint8_t* constants, const Taps& taps, uint8_t* to, int64_t to_step,
+                         int64_t valid) {
     typename L::Ints sum[kOutputs][4];
-    const uint8_t* constants = r.constants;
 #pragma GCC unroll 4
     for (int q = 0; q < 4; ++q) {
       const auto start = kDotOffset == 0 ? L::zero() : L::load(constants + (8 + q) * kBytes);
@@ -97,8 +91,8 @@ struct Depthwise {
         for (int g = 0; g < kGroups; ++g) {
           const int64_t j = g * kStep + w * 4;
           typename L::Ints words[4];
-          L::interleave(load_pixel(pixel(i, j), r.count), load_pixel(pixel(i, j + 1), r.count),
-                        load_pixel(pixel(i, j + 2), r.count), load_pixel(pixel(i, j + 3), r.count), words);
+          L::interleave(L::load(pixel(i, j)), L::load(pixel(i, j + 1)), L::load(pixel(i, j + 2)),
+                        L::load(pixel(i, j + 3)), words);
 #pragma GCC unroll 4
           for (int q = 0; q < 4; ++q) left[g][q] = L::left(words[q]);
         }
@@ -124,22 +118,30 @@ struct Depthwise {
 #pragma GCC unroll 4
     for (int o = 0; o < kOutputs; ++o) {
       if (o >= valid) break;
-      const auto bytes = L::narrow(sum[o][0], sum[o][1], sum[o][2], sum[o][3]);
-      if constexpr (kPartial) {
-        uint8_t values[kBytes];
-        L::store(values, bytes);
-        for (int64_t c = 0; c < r.count; ++c) to[o * to_step + c] = values[c];
-      } else {
-        L::store(to + o * to_step, bytes);
-      }
+      L::store(to + o * to_step, L::narrow(sum[o][0], sum[o][1], sum[o][2], sum[o][3]));
     }
+  }
+
+  // A block of fewer channels than it is wide: its pixels, copied to the full width, and the first of its outputs.
+  static __attribute__((noinline)) void widen(const uint8_t* (*pixels)[kPixels], int64_t count, uint8_t* window) {
+    for (int i = 0; i < kKernel; ++i)
+      for (int64_t j = 0; j < kPixels; ++j, window += kBytes) {
+        for (int64_t c = 0; c < count; ++c) window[c] = pixels[i][j][c];
+        pixels[i][j] = window;
+      }
+  }
+  static __attribute__((noinline)) void cut(const uint8_t* values, uint8_t* to, int64_t step, int64_t valid,
+                                            int64_t count) {
+    for (int64_t o = 0; o < valid; ++o)
+      for (int64_t c = 0; c < count; ++c) to[o * step + c] = values[o * kBytes + c];
   }
 
   static void run(const Ints& d, const Rows& r) {
     Taps taps;
     spread(r.constants + 12 * kBytes, taps);
     const int64_t step = d.channels;
-    constexpr int64_t kPixels = (kGroups - 1) * kStep + kSpan;  // input pixels that `outputs` reads in a row
+    const bool partial = r.count < kBytes;
+    alignas(64) uint8_t window[kKernel * kPixels * kBytes] = {}, values[kOutputs * kBytes];
     for (int64_t row = r.begin; row < r.end; ++row) {
       const int64_t image = row / d.out_height, top = row % d.out_height * kStride - d.pad_top;
       const uint8_t* lines[kKernel];
@@ -152,30 +154,32 @@ struct Depthwise {
       uint8_t* to = r.output + row * d.out_width * step + r.channel;
       for (int64_t x = 0; x < d.out_width; x += kOutputs, to += kOutputs * step) {
         const int64_t left = x * kStride - d.pad_left, valid = min_of(kOutputs, d.out_width - x);
-        if (left >= 0 && left + kPixels <= d.width) {
+        if (!partial && left >= 0 && left + kPixels <= d.width) {
           const uint8_t* starts[kKernel];
           for (int i = 0; i < kKernel; ++i) starts[i] = lines[i] + left * steps[i];
-          outputs([&](int i, int64_t j) __attribute__((always_inline)) { return starts[i] + j * steps[i]; }, r, taps,
-                  to, step, valid);
-        } else {
-          const uint8_t* pixels[kKernel][kPixels];
-          for (int i = 0; i < kKernel; ++i)
-            for (int64_t j = 0; j < kPixels; ++j)
-              pixels[i][j] = left + j >= 0 && left + j < d.width ? lines[i] + (left + j) * steps[i] : kZeros;
-          outputs([&](int i, int64_t j) __attribute__((always_inline)) { return pixels[i][j]; }, r, taps, to, step,
-                  valid);
+          outputs([&](int i, int64_t j) __attribute__((always_inline)) { return starts[i] + j * steps[i]; },
+                  r.constants, taps, to, step, valid);
+          continue;
         }
+        const uint8_t* pixels[kKernel][kPixels];
+        for (int i = 0; i < kKernel; ++i)
+          for (int64_t j = 0; j < kPixels; ++j)
+            pixels[i][j] = left + j >= 0 && left + j < d.width ? lines[i] + (left + j) * steps[i] : kZeros;
+        if (partial) widen(pixels, r.count, window);
+        outputs([&](int i, int64_t j) __attribute__((always_inline)) { return pixels[i][j]; }, r.constants, taps,
+                partial ? values : to, partial ? kBytes : step, valid);
+        if (partial) cut(values, to, step, valid, r.count);
       }
     }
   }
 };
 
-template <int kBytes, bool kPartial>
+template <int kBytes>
 void run_block(const Ints& d, const Rows& r) {
-  if (d.kernel == 3 && d.stride == 1) Depthwise<kBytes, 3, 1, kPartial>::run(d, r);
-  if (d.kernel == 3 && d.stride == 2) Depthwise<kBytes, 3, 2, kPartial>::run(d, r);
-  if (d.kernel == 5 && d.stride == 1) Depthwise<kBytes, 5, 1, kPartial>::run(d, r);
-  if (d.kernel == 5 && d.stride == 2) Depthwise<kBytes, 5, 2, kPartial>::run(d, r);
+  if (d.kernel == 3 && d.stride == 1) Depthwise<kBytes, 3, 1>::run(d, r);
+  if (d.kernel == 3 && d.stride == 2) Depthwise<kBytes, 3, 2>::run(d, r);
+  if (d.kernel == 5 && d.stride == 1) Depthwise<kBytes, 5, 1>::run(d, r);
+  if (d.kernel == 5 && d.stride == 2) Depthwise<kBytes, 5, 2>::run(d, r);
 }
 
 void int8_depthwise(const Context& context) {
@@ -195,19 +199,13 @@ void int8_depthwise(const Context& context) {
                  row_at(mine.begin),
                  row_at(mine.end)};
     if (r.begin < r.end) {
-      if (r.count < width) {
-        run_block<kNarrow, true>(d, r);
 #if defined(__AVX512BW__)
-      } else if (width == 64) {
-        run_block<64, false>(d, r);
+      if (width == 64) run_block<64>(d, r);
 #endif
 #if defined(__AVX2__)
-      } else if (width == 32) {
-        run_block<32, false>(d, r);
+      if (width == 32) run_block<32>(d, r);
 #endif
-      } else {
-        run_block<kNarrow, false>(d, r);
-      }
+      if (width == kNarrow) run_block<kNarrow>(d, r);
     }
     done += units * rows;
     channel += width;
