@@ -65,4 +65,9 @@ HS_INLINE Vec activate(Vec x, Vec alpha, Vec beta) {
 // y = activation(x) for n values; in place is fine.
 void activate_values(const float* x, float* y, int64_t n, ActivationSpec spec);
 
+// Activations that are no pair of limits: the sums of a tile, `sums_row` apart, are in a buffer first, so that C may be
+// the residual's memory. The residual, or null, is added after the activation.
+void finish_tile(float* sums, int64_t sums_row, float* c, int64_t c_row, int64_t rows, int64_t columns,
+                 ActivationSpec activation, const float* residual, int64_t residual_row);
+
 }  // namespace hs::HS_ISA

@@ -5,27 +5,32 @@
 namespace hs::HS_ISA {
 namespace {
 
-template <class S, Activation kind>
-void activate_all(const typename S::Value* x, typename S::Value* y, int64_t n, float alpha, float beta) {
+template <Activation kind>
+void activate_all(const float* x, float* y, int64_t n, float alpha, float beta) {
   const Vec a = broadcast(alpha), b = broadcast(beta);
-  over_vectors(n, HS_EACH { S::write(y + i, lanes, activate<kind>(S::read(x + i, lanes), a, b)); });
-}
-
-template <class S>
-void activate_stored(const typename S::Value* x, typename S::Value* y, int64_t n, ActivationSpec spec) {
-  switch (spec.kind) {
-#define HS_CASE(name)    \
-  case Activation::name: \
-    return activate_all<S, Activation::name>(x, y, n, spec.alpha, spec.beta);
-    HS_FOR_EACH_ACTIVATION(HS_CASE)
-#undef HS_CASE
-  }
+  over_vectors(n, HS_EACH { Float32::write(y + i, lanes, activate<kind>(Float32::read(x + i, lanes), a, b)); });
 }
 
 }  // namespace
 
 void activate_values(const float* x, float* y, int64_t n, ActivationSpec spec) {
-  activate_stored<Float32>(x, y, n, spec);
+  switch (spec.kind) {
+#define HS_CASE(name)    \
+  case Activation::name: \
+    return activate_all<Activation::name>(x, y, n, spec.alpha, spec.beta);
+    HS_FOR_EACH_ACTIVATION(HS_CASE)
+#undef HS_CASE
+  }
+}
+
+void finish_tile(float* sums, int64_t sums_row, float* c, int64_t c_row, int64_t rows, int64_t columns,
+                 ActivationSpec activation, const float* residual, int64_t residual_row) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float* y = sums + r * sums_row;
+    activate_values(y, y, columns, activation);
+    for (int64_t i = 0; i < columns; ++i)
+      c[r * c_row + i] = residual == nullptr ? y[i] : y[i] + residual[r * residual_row + i];
+  }
 }
 
 namespace {
@@ -42,8 +47,8 @@ void unary_stored(const Context& context) {
   const typename S::Value* input = p.input;
   typename S::Value* output = p.output;
   const Range mine = share(d.count, 64, context.thread, context.threads);
-  activate_stored<S>(input + mine.begin, output + mine.begin, mine.end - mine.begin,
-                     {static_cast<Activation>(d.activation), f.alpha, f.beta});
+  load_row<S, S>(input + mine.begin, {nullptr, nullptr, {static_cast<Activation>(d.activation), f.alpha, f.beta}},
+                 output + mine.begin, mine.end - mine.begin);
 }
 void unary(const Context& context) { HS_BY_STORAGE(ints_of<UnaryInts>(context).half, unary_stored, context); }
 
@@ -126,7 +131,7 @@ void binary_stored(const Context& context) {
     const typename S::Value* br = b + i0 * d.b0 + i1 * d.b1 + i2 * d.b2 + i3 * d.b3 + part.begin * d.b4;
     typename S::Value* yr = y + r * d.d4 + part.begin;
     combine_rows(ar, d.a4 != 0, br, d.b4 != 0, yr, n);
-    if (spec.kind != Activation::none) activate_stored<S>(yr, yr, n, spec);
+    if (spec.kind != Activation::none) load_row<S, S>(yr, {nullptr, nullptr, spec}, yr, n);
   }
 }
 void binary(const Context& context) { HS_BY_STORAGE(ints_of<BinaryInts>(context).half, binary_stored, context); }

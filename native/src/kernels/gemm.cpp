@@ -91,33 +91,12 @@ void run_tile(const Tile& t) {
     }
 }
 
-using TileFunction = void (*)(const Tile&);
-struct TileTable {
-  TileFunction of[kTileRows + 1][kPanelVectors + 1];
+struct TileOfC {
+  using Function = void (*)(const Tile&);
+  template <int kRows, int kVectors>
+  static constexpr Function function = run_tile<kRows, kVectors>;
 };
-template <int kRows>
-constexpr void fill(TileTable& table) {
-  table.of[kRows][1] = run_tile<kRows, 1>;
-  table.of[kRows][2] = run_tile<kRows, 2>;
-  if constexpr (kRows > 1) fill<kRows - 1>(table);
-}
-constexpr TileTable make_tiles() {
-  TileTable table{};
-  fill<kTileRows>(table);
-  return table;
-}
-constexpr TileTable kTiles = make_tiles();
-
-// Activations that are no pair of limits: the tile goes to a buffer first, so that C may be the residual's memory.
-void finish_tile(float* sums, float* c, int64_t c_row, int64_t rows, int64_t columns, ActivationSpec activation,
-                 const float* residual, int64_t residual_row) {
-  for (int64_t r = 0; r < rows; ++r) {
-    float* y = sums + r * kPanel;
-    activate_values(y, y, columns, activation);
-    for (int64_t i = 0; i < columns; ++i)
-      c[r * c_row + i] = residual == nullptr ? y[i] : y[i] + residual[r * residual_row + i];
-  }
-}
+constexpr auto kTiles = tile_table<TileOfC>();
 
 }  // namespace
 
@@ -175,7 +154,7 @@ void gemm(const Gemm& g, Range rows, Range columns) {
           tile.residual = last && adds_after && in_registers ? residual : nullptr;
           kTiles.of[m_end - m][vectors](tile);
           if (buffered)
-            finish_tile(buffer, c, g.c_row, m_end - m, width, end.activation, adds_after ? residual : nullptr,
+            finish_tile(buffer, kPanel, c, g.c_row, m_end - m, width, end.activation, adds_after ? residual : nullptr,
                         end.residual_row);
         }
       }

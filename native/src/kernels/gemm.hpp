@@ -17,6 +17,22 @@ inline constexpr int kTileRows = 10;
 inline constexpr int kTileRows = 6;
 #endif
 
+// A function for each size of a tile, which works on as many rows and vectors as it has: of[rows][vectors].
+template <class Function>
+struct TileTable {
+  Function of[kTileRows + 1][kPanelVectors + 1];
+};
+// `Tile` names the type `Function` and has `function<kRows, kVectors>`.
+template <class Tile, int kRows = kTileRows>
+constexpr TileTable<typename Tile::Function> tile_table(TileTable<typename Tile::Function> table = {}) {
+  table.of[kRows][1] = Tile::template function<kRows, 1>;
+  table.of[kRows][2] = Tile::template function<kRows, 2>;
+  if constexpr (kRows > 1)
+    return tile_table<Tile, kRows - 1>(table);
+  else
+    return table;
+}
+
 // What happens to a finished element; pointers may be null.
 struct Epilogue {
   const float* bias = nullptr;      // per column

@@ -178,17 +178,7 @@ constexpr TileTable make_tiles() {
 }
 constexpr TileTable kTiles = make_tiles();
 
-// Activations that are no pair of limits: the tile goes to a buffer first, so that C may be the residual's memory.
 constexpr int kPanelColumns = kInt8PanelVectors * kWidth;
-void finish_tile(float* sums, float* c, int64_t c_row, int64_t rows, int64_t columns, ActivationSpec activation,
-                 const float* residual, int64_t residual_row) {
-  for (int64_t r = 0; r < rows; ++r) {
-    float* y = sums + r * kPanelColumns;
-    activate_values(y, y, columns, activation);
-    for (int64_t i = 0; i < columns; ++i)
-      c[r * c_row + i] = residual == nullptr ? y[i] : y[i] + residual[r * residual_row + i];
-  }
-}
 
 }  // namespace
 
@@ -265,7 +255,7 @@ void int8_gemm(const Int8Gemm& g, Range rows, Range vectors) {
         tile.residual = adds_later ? nullptr : residual;
         kTiles.of[g.codes != nullptr][end - begin][m_end - m](tile);
         if (!in_registers)
-          finish_tile(sums, c, g.c_row, m_end - m, width, g.activation, adds_later ? residual : nullptr,
+          finish_tile(sums, kPanelColumns, c, g.c_row, m_end - m, width, g.activation, adds_later ? residual : nullptr,
                       g.residual_row);
       }
     }

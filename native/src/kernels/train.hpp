@@ -131,57 +131,9 @@ HS_INLINE void over_vectors(int64_t n, F f) {
    : (half) == 1 ? function<BFloat16>(__VA_ARGS__) \
                  : function<Float16>(__VA_ARGS__))
 
-// d activation / d x at the value before the activation. At the corner of a limit it is zero, as PyTorch has it.
-template <Activation kind>
-HS_INLINE Vec slope(Vec x, Vec alpha, Vec beta) {
-  const Vec one = broadcast(1.0f), half = broadcast(0.5f);
-  if constexpr (kind == Activation::relu) return select(x > zero(), one, zero());
-  if constexpr (kind == Activation::relu6) return select((x > zero()) & (x < broadcast(6.0f)), one, zero());
-  if constexpr (kind == Activation::clip) return select((x > alpha) & (x < beta), one, zero());
-  if constexpr (kind == Activation::leaky_relu) return select(x > zero(), one, alpha);
-  if constexpr (kind == Activation::hard_sigmoid) {
-    const Vec y = x * alpha + beta;
-    return select((y > zero()) & (y < one), alpha, zero());
-  }
-  if constexpr (kind == Activation::hard_swish) {
-    const Vec inner = x * (1.0f / 3.0f) + half;
-    return select(x <= broadcast(-3.0f), zero(), select(x >= broadcast(3.0f), one, inner));
-  }
-  if constexpr (kind == Activation::sigmoid) {
-    const Vec s = sigmoid_of(x);
-    return s * (one - s);
-  }
-  if constexpr (kind == Activation::silu) {
-    const Vec s = sigmoid_of(x);
-    return s * (one + x * (one - s));
-  }
-  if constexpr (kind == Activation::tanh) {
-    const Vec t = tanh_of(x);
-    return one - t * t;
-  }
-  if constexpr (kind == Activation::gelu)
-    return half * (one + erf_of(x * 0.70710678f)) + x * exp_of(x * x * -0.5f) * 0.39894228f;
-  if constexpr (kind == Activation::gelu_tanh) {
-    const Vec t = tanh_of((x + x * x * x * 0.044715f) * 0.79788456f);
-    return half * (one + t) + half * x * (one - t * t) * (x * x * (3.0f * 0.044715f) + one) * 0.79788456f;
-  }
-  if constexpr (kind == Activation::elu) return select(x > zero(), one, alpha * exp_of(x));
-  if constexpr (kind == Activation::exp) return exp_of(x);
-  if constexpr (kind == Activation::log) return one / x;
-  if constexpr (kind == Activation::sqrt) return half / sqrt_of(x);
-  if constexpr (kind == Activation::neg) return broadcast(-1.0f);
-  if constexpr (kind == Activation::abs) return select(x > zero(), one, select(x < zero(), broadcast(-1.0f), zero()));
-  if constexpr (kind == Activation::softplus) return sigmoid_of(x);
-  if constexpr (kind == Activation::mish) {
-    const Vec t = tanh_of(softplus_of(x));
-    return t + x * (one - t * t) * sigmoid_of(x);
-  }
-  if constexpr (kind == Activation::reciprocal) return zero() - one / (x * x);
-  if constexpr (kind == Activation::square) return x + x;
-  if constexpr (kind == Activation::erf) return exp_of(zero() - x * x) * 1.12837917f;
-  if constexpr (kind == Activation::floor) return zero();
-  return one;
-}
+// y = d activation / d x at each of n values x, the values before the activation; in place is fine.
+using SlopeFunction = void (*)(const float* x, float* y, int64_t n, float alpha, float beta);
+SlopeFunction slope_function(Activation kind);
 
 // How rows are read: y = activation(x * scale + shift); scale null: activation(x).
 struct OnLoad {
@@ -206,6 +158,8 @@ HS_INLINE void load_row(const typename S::Value* x, OnLoad load_as, typename To:
     over_vectors(n, HS_EACH { To::write(y + i, lanes, S::read(x + i, lanes)); });
     return;
   }
+  if constexpr (S::is_float && To::is_float)
+    if (load_as.scale == nullptr) return activate_values(x, y, n, load_as.activation);
   if (is_clip(load_as.activation.kind) && load_as.scale != nullptr) {
     const Limits limits = limits_of(load_as.activation);
     const Vec low = broadcast(limits.low), high = broadcast(limits.high);
@@ -333,7 +287,7 @@ HS_INLINE void combine_sums(const double* partial, int threads, int64_t n, int64
   }
 }
 
-// C (inner rows x columns) += A^T B over `rows` rows: A (rows x inner), B (rows x columns padded to whole vectors).
+// C (inner x columns) += A^T B over `rows` rows: A (rows x inner), B (rows x columns padded to whole vectors).
 void gemm_transposed(const float* a, int64_t a_row, int64_t inner, const float* b, int64_t b_row, int64_t columns,
                      int64_t rows, float* c, int64_t c_row);
 
@@ -355,8 +309,8 @@ void gemm_pairs(const uint16_t* a, int64_t a_row, int64_t pairs, const uint32_t*
                 int64_t columns, int64_t rows, const float* bias, bool accumulate, float* c, int64_t c_row);
 // Two rows, one after the other, as one row of pairs. `b` null: zeros.
 void interleave(const uint16_t* a, const uint16_t* b, int64_t n, uint32_t* pairs);
-// C (inner x columns) += A^T B over pairs of rows.
-void gemm_pairs_transposed(const uint32_t* a, int64_t a_row, int64_t inner, const uint32_t* b, int64_t b_row,
-                           int64_t columns, int64_t row_pairs, float* c, int64_t c_row);
+// C (inner x columns) += A^T B, as above, over rows of pairs.
+void gemm_transposed(const uint32_t* a, int64_t a_row, int64_t inner, const uint32_t* b, int64_t b_row, int64_t columns,
+                     int64_t row_pairs, float* c, int64_t c_row);
 
 }  // namespace hs::HS_ISA

@@ -223,8 +223,7 @@ void backward(const Context& context) {
       if constexpr (pairs) {
         for (int64_t r = 0; r < count; r += 2)
           interleave(a + r * a_row, r + 1 < count ? a + (r + 1) * a_row : nullptr, inner, x_pairs + r / 2 * plan.x_row);
-        gemm_pairs_transposed(x_pairs, plan.x_row, inner, dz_pairs, b_row, columns, divide_up(count, 2), to,
-                              d.out_channels);
+        gemm_transposed(x_pairs, plan.x_row, inner, dz_pairs, b_row, columns, divide_up(count, 2), to, d.out_channels);
       } else {
         gemm_transposed(a, a_row, inner, dz, b_row, columns, count, to, d.out_channels);
       }

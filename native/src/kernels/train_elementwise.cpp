@@ -1,46 +1,8 @@
-// Element-wise kernels of training: gradients of activations, dropout, storage conversion, gradients of pooling.
+// Element-wise kernels of training: dropout, storage conversion, gradients of pooling.
 #include "train.hpp"
 
 namespace hs::HS_ISA {
 namespace {
-
-HS_FIELDS(Alphas, float, alpha, beta);
-
-// dx = dy * function'(x)
-HS_FIELDS(UnaryOperands, Buffer, x, dy, dx);
-HS_FIELDS(UnaryInts, int64_t, count, activation, half);
-
-template <class S, Activation kind>
-void unary_gradient_of(const typename S::Value* x, const typename S::Value* dy, typename S::Value* dx, int64_t n,
-                       Vec alpha, Vec beta) {
-  over_vectors(
-      n,
-      HS_EACH { S::write(dx + i, lanes, S::read(dy + i, lanes) * slope<kind>(S::read(x + i, lanes), alpha, beta)); });
-}
-
-template <class S>
-void unary_gradient(const Context& context) {
-  const auto& d = ints_of<UnaryInts>(context);
-  const auto& p = operands_of<UnaryOperands>(context);
-  const auto& f = floats_of<Alphas>(context);
-  const Range mine = share(d.count, 64, context.thread, context.threads);
-  const typename S::Value* x = p.x;
-  const typename S::Value* dy = p.dy;
-  typename S::Value* dx = p.dx;
-  x += mine.begin, dy += mine.begin, dx += mine.begin;
-  const int64_t n = mine.end - mine.begin;
-  const Vec alpha = broadcast(f.alpha), beta = broadcast(f.beta);
-  switch (static_cast<Activation>(d.activation)) {
-#define HS_CASE(kind)    \
-  case Activation::kind: \
-    return unary_gradient_of<S, Activation::kind>(x, dy, dx, n, alpha, beta);
-    HS_FOR_EACH_ACTIVATION(HS_CASE)
-#undef HS_CASE
-  }
-}
-void unary_gradient_kernel(const Context& context) {
-  HS_BY_STORAGE(ints_of<UnaryInts>(context).half, unary_gradient, context);
-}
 
 // Conversion between storage types: float32 (0), bfloat16 (1) and float16 (2).
 HS_FIELDS(CastOperands, Buffer, x, y);
@@ -297,7 +259,6 @@ void add_train_elementwise(KernelTable& table) {
                        void (*run)(const Context&)) {
     add_kernel(table, {name, operands, ints, floats, run, nullptr, nullptr, nullptr});
   };
-  add("unary_gradient", UnaryOperands::names, UnaryInts::names, Alphas::names, unary_gradient_kernel);
   add("cast", CastOperands::names, CastInts::names, "", cast);
   add("dropout", DropoutOperands::names, DropoutInts::names, DropoutFloats::names, dropout_kernel);
   add("image_mean", MeanOperands::names, MeanInts::names, "", image_mean_kernel);

@@ -1,5 +1,6 @@
-// The endings of training blocks and the product A^T B of weight gradients. Registers nothing itself.
-#include "train.hpp"
+// The endings of training blocks: sums for batch norm, the activation's slope, a second gradient. Registers nothing
+// itself.
+#include "slopes.hpp"
 
 namespace hs::HS_ISA {
 namespace {
@@ -50,17 +51,29 @@ void finish_forward_as(const float* block, int64_t block_row, int64_t rows, int6
   if (c < channels) one_vector(channels - c);
 }
 
-template <class S, Activation kind, bool normalised, bool adds>
+// What a gradient is multiplied by on its way through the activation that made x.
+enum class Slope {
+  absent,  // neither activation nor normalisation: z is null
+  one,     // a normalisation only
+  limits,  // relu, relu6, clip: 1 between the limits, else 0
+  hard_swish,
+  any,  // computed by a function, for a few rows at a time
+};
+
+template <class S, Slope kind, bool adds>
 void finish_backward_as(const float* block, int64_t block_row, int64_t row, int64_t rows, int64_t first, int64_t count,
                         const InputGradient<S>& to) {
-  const Vec alpha = broadcast(to.activation.alpha), beta = broadcast(to.activation.beta);
+  constexpr bool normalised = kind != Slope::absent;
+  const Limits limits = limits_of(to.activation);
+  const Vec low = broadcast(limits.low), high = broadcast(limits.high), whole = broadcast(1.0f);
+  [[maybe_unused]] const SlopeFunction slopes = slope_function(to.activation.kind);
   const auto vectors = [&](int64_t c, auto chunk, int64_t lanes) __attribute__((always_inline)) {
     constexpr int n = decltype(chunk)::value;
     Vec scale[n], shift[n], mean[n], inverse[n], sum[n], product[n];
     for (int k = 0; k < n; ++k) {
       sum[k] = product[k] = zero();
       if constexpr (normalised) {
-        scale[k] = broadcast(1.0f);
+        scale[k] = whole;
         shift[k] = mean[k] = inverse[k] = zero();
         if (to.coefficients == nullptr) continue;
         const float* p = to.coefficients + first + c + k * kWidth;
@@ -70,20 +83,36 @@ void finish_backward_as(const float* block, int64_t block_row, int64_t row, int6
         inverse[k] = Float32::read(p + 3 * to.channels, lanes);
       }
     }
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t at = (row + r) * to.channels + first + c, z_at = (row + r) * to.z_row + first + c;
-      const int64_t gx_at = (row + r) * to.gx_row + first + c;
+    constexpr int64_t kTogether = kind == Slope::any ? 8 : 1;
+    for (int64_t begin = 0; begin < rows; begin += kTogether) {
+      const int64_t end = kTogether == 1 ? begin + 1 : min_of(rows, begin + kTogether);
+      [[maybe_unused]] float values[kTogether * n * kWidth];
+      if constexpr (kind == Slope::any) {
+        for (int64_t r = begin; r < end; ++r) {
+          const typename S::Value* z = to.z + (row + r) * to.z_row + first + c;
 #pragma GCC unroll 4
-      for (int k = 0; k < n; ++k) {
-        Vec g = Float32::read(block + r * block_row + c + k * kWidth, lanes);
-        if constexpr (adds) g += S::read(to.extra + at + k * kWidth, lanes);
-        if constexpr (normalised) {
-          const Vec z = S::read(to.z + z_at + k * kWidth, lanes);
-          if constexpr (kind != Activation::none) g *= slope<kind>(z * scale[k] + shift[k], alpha, beta);
-          sum[k] += g;
-          product[k] += g * ((z - mean[k]) * inverse[k]);
+          for (int k = 0; k < n; ++k)
+            store(values + ((r - begin) * n + k) * kWidth, S::read(z + k * kWidth, lanes) * scale[k] + shift[k]);
         }
-        S::write(to.gx + gx_at + k * kWidth, lanes, g);
+        slopes(values, values, (end - begin) * n * kWidth, to.activation.alpha, to.activation.beta);
+      }
+      for (int64_t r = begin; r < end; ++r) {
+        const int64_t at = (row + r) * to.channels + first + c, z_at = (row + r) * to.z_row + first + c;
+        const int64_t gx_at = (row + r) * to.gx_row + first + c;
+#pragma GCC unroll 4
+        for (int k = 0; k < n; ++k) {
+          Vec g = Float32::read(block + r * block_row + c + k * kWidth, lanes);
+          if constexpr (adds) g += S::read(to.extra + at + k * kWidth, lanes);
+          if constexpr (normalised) {
+            const Vec z = S::read(to.z + z_at + k * kWidth, lanes), y = z * scale[k] + shift[k];
+            if constexpr (kind == Slope::limits) g *= select((y > low) & (y < high), whole, zero());
+            if constexpr (kind == Slope::hard_swish) g *= slope<Activation::hard_swish>(y, zero(), zero());
+            if constexpr (kind == Slope::any) g *= load(values + ((r - begin) * n + k) * kWidth);
+            sum[k] += g;
+            product[k] += g * ((z - mean[k]) * inverse[k]);
+          }
+          S::write(to.gx + gx_at + k * kWidth, lanes, g);
+        }
       }
     }
     if (!normalised || to.sums == nullptr) return;
@@ -97,53 +126,6 @@ void finish_backward_as(const float* block, int64_t block_row, int64_t row, int6
   for (; c + kWidth <= count; c += kWidth) vectors(c, One{}, int64_t{kWidth});
   if (c < count) vectors(c, One{}, count - c);
 }
-
-// One tile of C += A^T B.
-template <int kRows, int kVectors>
-void transposed_tile(const float* a, int64_t a_row, const float* b, int64_t b_row, int64_t rows, float* c,
-                     int64_t c_row, int64_t last_lanes) {
-  Vec sum[kRows][kVectors];
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sum[r][v] = zero();
-  for (int64_t k = 0; k < rows; ++k, a += a_row, b += b_row) {
-    Vec row[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) row[v] = load(b + v * kWidth);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const Vec x = broadcast(a[r]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum[r][v] += x * row[v];
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      float* p = c + r * c_row + v * kWidth;
-      const int64_t lanes = v + 1 < kVectors ? kWidth : last_lanes;
-      Float32::write(p, lanes, Float32::read(p, lanes) + sum[r][v]);
-    }
-}
-
-using TransposedTile = void (*)(const float*, int64_t, const float*, int64_t, int64_t, float*, int64_t, int64_t);
-struct TransposedTiles {
-  TransposedTile of[kTileRows + 1][kPanelVectors + 1];
-};
-template <int kRows>
-constexpr void fill(TransposedTiles& table) {
-  table.of[kRows][1] = transposed_tile<kRows, 1>;
-  table.of[kRows][2] = transposed_tile<kRows, 2>;
-  if constexpr (kRows > 1) fill<kRows - 1>(table);
-}
-constexpr TransposedTiles make_tiles() {
-  TransposedTiles table{};
-  fill<kTileRows>(table);
-  return table;
-}
-constexpr TransposedTiles kTiles = make_tiles();
 
 }  // namespace
 
@@ -160,23 +142,29 @@ template void finish_forward<Float32>(const float*, int64_t, int64_t, int64_t, f
 template void finish_forward<BFloat16>(const float*, int64_t, int64_t, int64_t, uint16_t*, int64_t, double*, int64_t);
 template void finish_forward<Float16>(const float*, int64_t, int64_t, int64_t, uint16_t*, int64_t, double*, int64_t);
 
+template <class S, Slope kind>
+void finish_backward_by(const float* block, int64_t block_row, int64_t row, int64_t rows, int64_t first, int64_t count,
+                        const InputGradient<S>& to) {
+  if (to.extra != nullptr)
+    finish_backward_as<S, kind, true>(block, block_row, row, rows, first, count, to);
+  else
+    finish_backward_as<S, kind, false>(block, block_row, row, rows, first, count, to);
+}
+
 template <class S>
 void finish_backward(const float* block, int64_t block_row, int64_t row, int64_t rows, int64_t first, int64_t count,
                      const InputGradient<S>& to) {
-#define HS_FINISH(kind, normalised)                                                                                    \
-  return to.extra != nullptr ? finish_backward_as<S, Activation::kind, normalised, true>(block, block_row, row, rows,  \
-                                                                                         first, count, to)             \
-                             : finish_backward_as<S, Activation::kind, normalised, false>(block, block_row, row, rows, \
-                                                                                          first, count, to)
-  if (to.z == nullptr) HS_FINISH(none, false);
-  switch (to.activation.kind) {
-#define HS_CASE(kind)    \
-  case Activation::kind: \
-    HS_FINISH(kind, true);
-    HS_FOR_EACH_ACTIVATION(HS_CASE)
-#undef HS_CASE
-  }
-#undef HS_FINISH
+  const Activation activation = to.activation.kind;
+  if (to.z == nullptr)
+    finish_backward_by<S, Slope::absent>(block, block_row, row, rows, first, count, to);
+  else if (activation == Activation::none)
+    finish_backward_by<S, Slope::one>(block, block_row, row, rows, first, count, to);
+  else if (is_clip(activation))
+    finish_backward_by<S, Slope::limits>(block, block_row, row, rows, first, count, to);
+  else if (activation == Activation::hard_swish)
+    finish_backward_by<S, Slope::hard_swish>(block, block_row, row, rows, first, count, to);
+  else
+    finish_backward_by<S, Slope::any>(block, block_row, row, rows, first, count, to);
 }
 template void finish_backward<Float32>(const float*, int64_t, int64_t, int64_t, int64_t, int64_t,
                                        const InputGradient<Float32>&);
@@ -184,18 +172,5 @@ template void finish_backward<BFloat16>(const float*, int64_t, int64_t, int64_t,
                                         const InputGradient<BFloat16>&);
 template void finish_backward<Float16>(const float*, int64_t, int64_t, int64_t, int64_t, int64_t,
                                        const InputGradient<Float16>&);
-
-void gemm_transposed(const float* a, int64_t a_row, int64_t inner, const float* b, int64_t b_row, int64_t columns,
-                     int64_t rows, float* c, int64_t c_row) {
-  const int64_t tiles = divide_up(inner, kTileRows);
-  for (int64_t n = 0; n < columns; n += kPanel) {
-    const int64_t width = min_of(kPanel, columns - n), vectors = divide_up(width, kWidth);
-    for (int64_t i = 0; i < tiles; ++i) {
-      const int64_t k = inner * i / tiles, end = inner * (i + 1) / tiles;
-      kTiles.of[end - k][vectors](a + k, a_row, b + n, b_row, rows, c + k * c_row + n, c_row,
-                                  width - (vectors - 1) * kWidth);
-    }
-  }
-}
 
 }  // namespace hs::HS_ISA
