@@ -405,6 +405,8 @@ def test_serve_tells_its_address_and_ends_cleanly(tmp_path, ending):
             except OSError:
                 assert time.monotonic() < deadline, "the server did not answer"
                 time.sleep(0.1)
+        asked = program("album", "learn", "refine", "--data", tmp_path / "data")  # its server is asked
+        assert "said something about 0 photos" in asked.communicate(timeout=60)[1]
         server.send_signal(ending)
         _, err = server.communicate(timeout=30)
     finally:

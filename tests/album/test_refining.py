@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
 from homespun.album import Album, refining, refining_process
@@ -19,10 +22,12 @@ from homespun.album.errors import LibraryBusyError, RefiningError, StorageFullEr
 from homespun.album.refining_worker import FEATURES, _Work, feature_records, read_features
 from homespun.album.vision import ASSETS, BACKBONE, version_of
 from homespun.album.web import create_app
+from homespun.commands.served import Served
 from homespun.errors import OptionError
 from homespun.learning.standstill import Standstill
 from homespun.learning.task import Task
 from tests.album.refining_albums import made_refinement, make_album, plan, scores, until
+from tests.command_line import runner
 
 ROOT = Path(__file__).parents[2]
 
@@ -328,6 +333,62 @@ def state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return ""
+
+
+@pytest.fixture
+def served(folder: Path) -> Iterator[Album]:
+    """The album, open in a server that said where it is."""
+    with Album(folder) as album:
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(create_app(album), log_level="error"))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        album.announce(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        yield album
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+def test_the_command_line_has_a_served_album_refined_by_its_server(served, folder, capfd):
+    run = runner(capfd)
+    made_refinement(folder)
+    plan(folder, "finish")
+    refined = run("album", "learn", "refine", "--data", folder)
+    assert refined.code == 0 and "The refined network is in use" in refined.out and "refined there" in refined.err
+    assert served.refining.status().refined
+    back = run("album", "learn", "rollback", "--data", folder, "--json")
+    assert (back.code, json.loads(back.out)["outcome"]) == (0, "rolled back")
+    assert not served.refining.status().refined
+    refused = run("album", "learn", "rollback", "--data", folder)
+    assert (refused.code, "nothing to go back to" in refused.err) == (1, True)
+    assert run("album", "learn", "automatic", "--off", "--data", folder).code == 0
+    assert not served.refining.automatic
+    plan(folder, "full")
+    full = run("album", "learn", "refine", "--data", folder)
+    assert (full.code, "disk full" in full.err) == (1, True)
+
+
+def test_asked_through_its_server_a_run_is_stopped_as_by_ctrl_c(served, folder):
+    plan(folder, "wait")
+    with pytest.raises(LibraryBusyError) as busy:
+        Album(folder)
+    stop = threading.Event()
+    told: list[str] = []
+
+    def on_progress(phase: str, share: float) -> None:
+        told.append(phase)
+        if phase == "training":
+            stop.set()
+
+    assert Served.of(busy.value).refine(on_progress, stop) is None
+    assert served.refining.status().interrupted and "training" in told
+
+
+def test_where_no_server_holds_the_album_the_command_line_says_so(folder, capfd):
+    with Album(folder):
+        refused = runner(capfd)("album", "learn", "refine", "--data", folder)
+    assert (refused.code, "another program is changing the album" in refused.err) == (1, True)
 
 
 def test_the_switch_is_kept(folder):

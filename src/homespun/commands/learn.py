@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from homespun.commands.output import DataOption, JsonOption, open_album, plural, print_json, print_table, say
+from homespun.album.errors import LibraryBusyError
+from homespun.commands.output import DataOption, JsonOption, note, open_album, plural, print_json, print_table, say
 from homespun.commands.progress import duration, phases_shown
+from homespun.commands.served import Served
 
 if TYPE_CHECKING:
-    from homespun.album import Album
     from homespun.album.model import Learnt, Refinement, RefiningStatus, TopicKnowledge
+    from homespun.album.refining_process import OnProgress
 
 HELPS_SHOWN = 5
 
@@ -57,10 +60,15 @@ def status(data: DataOption, as_json: JsonOption = False) -> None:
 def refine(data: DataOption, as_json: JsonOption = False) -> None:
     """Train the network itself on what this family said, in minutes. It replaces the old one only if it is better.
 
-    Ctrl-C stops; the same command goes on from there, after a power cut too.
+    Ctrl-C stops; the same command goes on from there, after a power cut too. While it is served, its server does it.
     """
-    with open_album(data, read_only=False) as album:
-        refinement = _refined(album)
+    try:
+        with open_album(data, read_only=False) as album:
+            refinement = _refined(album.refining.refine)
+    except LibraryBusyError as busy:
+        served = Served.of(busy)
+        note(f"The album is open at {served.address}: it is refined there, and stands still while somebody uses it.")
+        refinement = _refined(served.refine)
     if as_json:
         print_json(refinement)
     elif refinement is None:
@@ -70,7 +78,7 @@ def refine(data: DataOption, as_json: JsonOption = False) -> None:
             say(line)
 
 
-def _refined(album: Album) -> Refinement | None:
+def _refined(refine: Callable[[OnProgress, threading.Event], Refinement | None]) -> Refinement | None:
     stop = threading.Event()
     result: list[Refinement | None] = []
     failed: list[BaseException] = []
@@ -78,7 +86,7 @@ def _refined(album: Album) -> Refinement | None:
     def work() -> None:
         try:
             with phases_shown() as show:
-                result.append(album.refining.refine(show, stop))
+                result.append(refine(show, stop))
         except BaseException as error:  # noqa: BLE001 - raised again below, by the thread that waits
             failed.append(error)
 
@@ -96,8 +104,11 @@ def _refined(album: Album) -> Refinement | None:
 
 def rollback(data: DataOption, as_json: JsonOption = False) -> None:
     """Go back to the network before the last refinement. What people said stays."""
-    with open_album(data, read_only=False) as album:
-        refinement = album.refining.rollback()
+    try:
+        with open_album(data, read_only=False) as album:
+            refinement = album.refining.rollback()
+    except LibraryBusyError as busy:
+        refinement = Served.of(busy).rollback()
     if as_json:
         print_json(refinement)
     else:
@@ -110,8 +121,11 @@ def automatic(
     as_json: JsonOption = False,
 ) -> None:
     """Let the album refine its network by itself while nobody looks at it, or not."""
-    with open_album(data, read_only=False) as album:
-        album.refining.set_automatic(on)
+    try:
+        with open_album(data, read_only=False) as album:
+            album.refining.set_automatic(on)
+    except LibraryBusyError as busy:
+        Served.of(busy).set_automatic(on)
     if as_json:
         print_json({"automatic": on})
     else:

@@ -33,6 +33,8 @@ def progress_shown() -> Iterator[OnProgress]:
 
 
 PHASES = {
+    "": "Beginning",
+    "paused": "Waiting while somebody uses the album",
     "looking": "Looking at the photos that people spoke of",
     "training": "Training",
     "features": "Looking at all photos with the refined network",

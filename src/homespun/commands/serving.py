@@ -62,6 +62,7 @@ def serve(
         # So that `kill` and a service manager end it as cleanly as Ctrl-C does.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         address = _address(host, listener.getsockname()[1])
+        album.announce(_address(_reached_at(host), listener.getsockname()[1]))
         if as_json:
             print_json({"address": address})
         else:
@@ -171,6 +172,11 @@ def _listening(host: str, port: int) -> socket.socket:
 def _address(host: str, port: int) -> str:
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{port}"
+
+
+def _reached_at(host: str) -> str:
+    """The address at which programs of this machine reach a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 def _demo_folder() -> Path:

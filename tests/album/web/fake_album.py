@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from homespun.album.errors import ChangeError, PhotoError, SearchError, TopicError
+from homespun.album.errors import ChangeError, PhotoError, RefiningError, SearchError, TopicError
 from homespun.album.model import (
     Change,
     Doubt,
@@ -68,6 +68,9 @@ class FakeRefining:
     def __init__(self) -> None:
         self.made_way = 0
         self.on = True
+        self.labelled = 12
+        self.doing: dict[str, Any] = {}
+        """What differs in `status` from that of an album at rest."""
         self.last: Refinement | None = Refinement(
             id=1,
             began_at="2024-05-01T02:00:00+00:00",
@@ -91,7 +94,18 @@ class FakeRefining:
 
     def status(self) -> RefiningStatus:
         current = self.last is not None and self.last.current
-        return RefiningStatus(self.on, False, False, False, "", 0.0, 12, 40, current, self.last)
+        resting = RefiningStatus(self.on, False, False, False, "", 0.0, self.labelled, 40, current, self.last)
+        return replace(resting, **self.doing)
+
+    def start(self) -> RefiningStatus:
+        if self.labelled < 40:
+            raise RefiningError("people have said something about 12 photos; refining needs 40")
+        self.doing = {"running": True, "phase": "training", "share": 0.25}
+        return self.status()
+
+    def end_run(self) -> RefiningStatus:
+        self.doing = {"interrupted": True}
+        return self.status()
 
     def set_automatic(self, on: bool) -> None:
         self.on = on

@@ -425,6 +425,48 @@ def test_the_last_refinement_is_shown_switched_and_taken_back(
     expect(part.get_by_role("button")).to_have_count(0)
 
 
+def test_a_refinement_is_begun_watched_stopped_and_gone_on_with(
+    open_page: OpenPage, address: str, album: FakeAlbum
+) -> None:
+    album.refining.labelled = 45
+    page = open_page(f"{address}/learnt", locale="zh-CN")
+    part, state = page.locator("#refining"), page.locator("#refining-state")
+    expect(state).to_be_hidden()
+    part.get_by_role("button", name="现在改进").focus()
+    press(page, "Enter")
+    expect(state).to_contain_text("从中学习，25%")
+    expect(part.get_by_role("button", name="先停下改进")).to_be_focused()  # and nothing moved away under the finger
+    made_way = album.refining.made_way
+    album.refining.doing = {"running": True, "phase": "features", "share": 0.5}
+    expect(state).to_contain_text("用新网络查看全部照片，50%")
+    album.refining.doing = {"running": True, "paused": True, "phase": "features", "share": 0.5}
+    expect(state).to_contain_text("20 秒")
+    assert album.refining.made_way == made_way  # watching is not being here, or it would never go on
+    press(page, "Enter")
+    expect(part.get_by_role("button", name="现在接着改进")).to_be_focused()
+    expect(part).to_contain_text("上次改进被中断")
+    press(page, "Enter")
+    expect(state).to_be_visible()
+    album.refining.doing = {}
+    expect(state).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"), [("disk full", "the disk is full"), ("failed", "did not come to its end")]
+)
+def test_why_a_refinement_ended_early_is_told(client: TestClient, album: FakeAlbum, problem: str, words: str) -> None:
+    album.refining.doing = {"interrupted": True, "problem": problem}
+    text = client.get("/learnt").text
+    assert words in text and "Go on refining now" in text
+    assert client.get("/learnt", headers={"accept-language": "zh"}).status_code == 200
+
+
+def test_with_too_few_labels_there_is_no_button_and_the_api_says_why(client: TestClient, album: FakeAlbum) -> None:
+    assert "Refine now" not in client.get("/learnt").text
+    refused = client.post("/api/v1/refining/run", json={})
+    assert (refused.status_code, "refining needs 40" in refused.json()["detail"]) == (409, True)
+
+
 @pytest.mark.parametrize("outcome", ["adopted", "kept", "outdated", "rolled back"])
 @pytest.mark.parametrize("reason", ["better", "by chance", "not better", "forgets"])
 def test_every_end_of_a_refinement_has_words(client: TestClient, album: FakeAlbum, outcome: str, reason: str) -> None:

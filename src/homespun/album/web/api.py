@@ -285,6 +285,20 @@ def api_router(album: Album, indexing: Indexing) -> APIRouter:
         return album.refining.status()
 
     @router.post(
+        "/refining/run",
+        tags=["refining"],
+        summary="Refine now, or go on with a run that was cut off",
+        responses=_problems(HTTPStatus.FORBIDDEN, HTTPStatus.CONFLICT, HTTPStatus.SERVICE_UNAVAILABLE),
+    )
+    def refine() -> RefiningStatus:
+        """Returns at once; `GET /refining` says how it goes. It stands still while anybody uses the album."""
+        return album.refining.start()
+
+    @router.post("/refining/stop", tags=["refining"], summary="End a run; the next goes on from there")
+    def end_refining() -> RefiningStatus:
+        return album.refining.end_run()
+
+    @router.post(
         "/refining/rollback",
         tags=["refining"],
         summary="Go back to the network before the last refinement",

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from homespun.album.model import Learnt, RefiningStatus, TopicKnowledge
 from homespun.album.web import curve
+from homespun.album.web.language import Speech
 from homespun.album.web.presentation import Presenter, in_steps, topic_path
 
 HELPS_SHOWN = 3
@@ -33,6 +34,8 @@ def refining_context(present: Presenter, status: RefiningStatus) -> dict[str, An
     sentences = []
     if status.running:
         sentences.append(t("refining.running"))
+    elif status.problem:
+        sentences.append(t(f"refining.stopped.{status.problem.replace(' ', '_')}"))
     elif status.interrupted:
         sentences.append(t("refining.interrupted"))
     if last is None and not status.running:
@@ -43,6 +46,10 @@ def refining_context(present: Presenter, status: RefiningStatus) -> dict[str, An
     shown: dict[str, Any] = {
         "automatic": status.automatic,
         "current": last is not None and last.current,
+        "running": status.running,
+        "state": _running(t, status),
+        "share": round(status.share, 3),
+        "begin": _begin(t, status),
         "sentences": sentences,
         "bars": [],
     }
@@ -60,6 +67,20 @@ def refining_context(present: Presenter, status: RefiningStatus) -> dict[str, An
     builtin = t("refining.builtin", before=before, after=after)
     shown["facts"] = " · ".join((t("refining.held_out", n=last.photos), builtin))
     return shown
+
+
+def _running(t: Speech, status: RefiningStatus) -> str:
+    """What a run does now, as learnt.js says it, too."""
+    if status.paused or not status.phase:
+        return t("js.refining_paused" if status.paused else "js.refining_begin")
+    return t(f"js.refining_{status.phase}", share=t.share(status.share))
+
+
+def _begin(t: Speech, status: RefiningStatus) -> str:
+    """The words on the button that begins a run, "" where none can begin."""
+    if status.running or (status.labelled < status.needed and not status.interrupted):
+        return ""
+    return t("refining.go_on") if status.interrupted else t("refining.now")
 
 
 def _curve(present: Presenter, learnt: Learnt) -> Mapping[str, Any]:
