@@ -16,6 +16,7 @@ from homespun.ops import (
     loss,
     matmul,
     normalization,
+    parts,
     pooling,
     quantized,
     reduction,
@@ -29,7 +30,8 @@ from homespun.ops import (
 )
 
 FAMILIES = (
-    *(activation, channels, convolution, elementwise, linear, normalization, pooling, reduction, shape, softmax),
+    *(activation, channels, convolution, elementwise, linear, normalization, parts, pooling, reduction),
+    *(shape, softmax),
     # what encoders are made of, beside these
     *(attention, embedding, layer_norm, matmul),
     # how images become larger

@@ -13,16 +13,13 @@ from homespun.errors import ShapeError
 from homespun.graph.graph import ITEM_SIZE, Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Channels, Cost, Gradients, Operator
 from homespun.ops.coupling import each_channel
+from homespun.ops.shape import free
 from homespun.ops.storage import is_half
 
 
 def _first(ins: Sequence[TensorType | None]) -> TensorType:
     assert ins[0] is not None
     return ins[0]
-
-
-def _free(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
-    return Cost(0)
 
 
 def _shuffle_shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
@@ -77,7 +74,7 @@ CHANNEL_SHUFFLE = Operator(
     ("x",),
     _shuffle_shape,
     {"groups": REQUIRED},
-    cost=_free,
+    cost=free,
     lower=_lower_shuffle,
     gradient=_shuffle_gradient,
     to_onnx=_shuffle_to_onnx,
@@ -248,7 +245,7 @@ UPSAMPLE = Operator(
     ("x",),
     _upsample_shape,
     {"factor": REQUIRED},
-    cost=_free,
+    cost=free,
     lower=_lower_upsample,
     gradient=_upsample_gradient,
     onnx="Resize",

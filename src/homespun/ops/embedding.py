@@ -10,10 +10,7 @@ import numpy as np
 from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
-
-
-def _free(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
-    return Cost(0)
+from homespun.ops.shape import free
 
 
 def _shape(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType]:
@@ -58,7 +55,7 @@ EMBEDDING = Operator(
     "embedding",
     ("ids", "weight"),
     _shape,
-    cost=_free,
+    cost=free,
     lower=_lower,
     gradient=_gradient,
     saves=("ids",),

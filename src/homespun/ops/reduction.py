@@ -12,7 +12,7 @@ from homespun.errors import ShapeError
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Channels, Cost, Gradients, Operator
 from homespun.ops.coupling import each_channel, stay
-from homespun.ops.shape import axis_of
+from homespun.ops.parts import axis_of
 
 CODES = {"reduce_sum": 0, "reduce_mean": 1, "reduce_max": 2}
 _ONNX = {"reduce_sum": "ReduceSum", "reduce_mean": "ReduceMean", "reduce_max": "ReduceMax"}

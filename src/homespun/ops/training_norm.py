@@ -15,6 +15,7 @@ import numpy as np
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import REQUIRED, Attributes, Cost, Gradients, Operator
 from homespun.ops.activation import onnx_slope
+from homespun.ops.shape import free
 from homespun.ops.storage import is_half
 
 
@@ -41,10 +42,6 @@ def _passes(count: int) -> Any:
         return Cost(count * _first(ins).size)
 
     return cost
-
-
-def _free(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
-    return Cost(0)
 
 
 def _rows_ints(t: TensorType) -> dict[str, int]:
@@ -125,7 +122,7 @@ BATCH_NORM_COEFFICIENTS = Operator(
     ("sums?", "weight", "bias", "mean?", "variance?"),
     lambda a, ins: [_coefficients(ins[1])],  # type: ignore[arg-type]
     {"eps": 1e-5, "count": REQUIRED, "frozen": False},
-    cost=_free,
+    cost=free,
     lower=_lower_coefficients,
     to_onnx=_coefficients_to_onnx,
 )
@@ -156,7 +153,7 @@ UPDATE_STATISTICS = Operator(
     ("sums", "control", "mean", "variance"),
     lambda a, ins: [t for t in ins[2:] if t is not None],
     {"momentum": 0.1, "count": REQUIRED},
-    cost=_free,
+    cost=free,
     lower=_lower_statistics,
     to_onnx=_statistics_to_onnx,
 )
@@ -322,7 +319,7 @@ BATCH_NORM_GRADIENT_COEFFICIENTS = Operator(
     ("sums?", "coefficients"),
     _gradient_coefficients_shape,
     {"count": REQUIRED, "frozen": False},
-    cost=_free,
+    cost=free,
     lower=_lower_gradient_coefficients,
     to_onnx=_gradient_coefficients_to_onnx,
 )
