@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx.numpy_helper import to_array
 
 import homespun as hs
 from tests.formats.onnx.made import first_last, run_onnx
@@ -78,6 +80,40 @@ def test_quantised_pixels_say_how_they_become_numbers() -> None:
         x = recorded.given(name)
         assert low < -3 and high > 3  # calibrated on normally distributed numbers
         assert (high - low) / 255 < 0.05 < np.abs(x).max() / 50
+
+
+#: What the largest code stands for behind the first three layers, by TensorFlow's own reading of the file.
+ENDS = {
+    "classifier_int8": [4.44899, 3.84607, 1.69096],
+    "classifier_int8_per_tensor": [4.44899, 3.84607, 1.69096],
+    "classifier_uint8": [4.44899, 3.84607, 1.69096],
+    "classifier_int16": [5.19573, 4.78142, 1.90376],
+}
+
+
+@pytest.mark.parametrize(("name", "ends"), ENDS.items())
+def test_ranges_of_activations_are_kept_for_8_bit_programs(name: str, ends: list[float], tmp_path: Path) -> None:
+    """8-bit programs and files spread codes over the file's ranges, with no calibration, also after saving."""
+    graph, x = read(name), recorded.given(name)
+    bounded = [n.outputs[0] for n in graph.nodes if n.op == "relu6"][: len(ends)]
+    for tensor, end in zip(bounded, ends, strict=True):
+        limit = graph.tensors[tensor].limit
+        assert limit is not None and limit.ndim == 1
+        np.testing.assert_allclose(limit, end, rtol=1e-3)
+    hs.save(graph, tmp_path / "net.hsp", weights="int8")
+    codes = hs.Predictor(hs.load(tmp_path / "net.hsp"), batch=len(x), weights="int8")(x)
+    np.testing.assert_allclose(codes, recorded.wanted(name)[0], atol=0.02)
+    hs.save(graph, tmp_path / "net.onnx", weights="int8", activations="int8")
+    scales = {
+        float(to_array(w)) * 255
+        for w in onnx.load(tmp_path / "net.onnx").graph.initializer
+        if w.data_type == onnx.TensorProto.FLOAT and not w.dims
+    }
+    assert any(abs(end - scale) < 1e-3 * end for end in ends for scale in scales)
+
+
+def test_a_float_network_brings_no_ranges() -> None:
+    assert all(t.limit is None for t in read("classifier").tensors.values())
 
 
 def test_layers_are_put_together_again() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import homespun.ops  # noqa: F401  (fills the operators' table)
+from homespun.compile.ranges import keep_limits, upper_bound
 from homespun.errors import FormatError, ModelError
 from homespun.formats.assembly import FREE, Assembly, Unsupported, shortlist, without_leading_ones
 from homespun.formats.checked import shortened
@@ -220,6 +221,16 @@ class Interpreter(Assembly):
             function, attributes = _BUILT_IN[activation]
             name = self.emit(function, [name], **attributes)
         self.values[op.outputs[at]] = name
+        self._keep_limit(op.outputs[at], name)
+
+    def _keep_limit(self, i: int, name: str) -> None:
+        """Note how far an activation reaches whose codes the file spreads over less than its function allows, so that
+        8-bit programs do the same without calibration."""
+        end, producer, width = self._table.largest(i), self.producer(name), self.types[name].shape[-1:]
+        if end is None or producer is None or upper_bound(producer) is None or width[0] % FREE == 0:
+            return
+        known = self.graph.tensors[name].limit
+        keep_limits(self.graph, {name: np.full(width, end if known is None else min(end, float(known.max())))})
 
 
 _ADVICE = {

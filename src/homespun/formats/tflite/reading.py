@@ -19,6 +19,8 @@ _MOST_AXES = 32
 #: By the schema's number; 17, of four bits, is read by itself.
 DTYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 9: "int8"}
 _INT4 = 17
+#: Kinds that activations are quantised to.
+_CODES = (3, 7, 9)
 
 
 class TensorTable:
@@ -56,6 +58,14 @@ class TensorTable:
         scales = np.asarray(q.ScaleAsNumpy())
         zeros = q.ZeroPointAsNumpy() if q.ZeroPointLength() else np.zeros(scales.size, np.int64)
         return scales, np.asarray(zeros), int(q.QuantizedDimension())
+
+    def largest(self, i: int) -> float | None:
+        """What its largest code stands for, where one scale is for all of it; None where it is not quantised so."""
+        scales, zeros, _ = self.scales(i)
+        if scales.size != 1 or zeros.size != 1 or self.kind(i) not in _CODES:
+            return None
+        end = (np.iinfo(DTYPES[self.kind(i)]).max - float(zeros[0])) * float(scales[0])
+        return end if 0 < end < math.inf else None
 
     def data(self, i: int) -> Array | None:
         """A constant's values: float32, or whole numbers that are no quantised ones. None where it is computed.
