@@ -66,6 +66,10 @@ def tokens_of(tokenizer: data.WordPiece, ids: np.ndarray) -> list[str]:
         ("Naïve 猫猫.", ["naive", "猫", "猫", "."]),
         ("dogs 7", ["dog", "##s", "[UNK]"]),
         ("", []),
+        (" \t\n\u00a0", []),
+        ("a" * 101 + " cat", ["[UNK]", "cat"]),  # more than 100 letters are no word
+        ("the [MASK] is good", ["the", "[MASK]", "is", "good"]),
+        ("un\u00adable\u0000", ["un", "##able"]),  # what can't be seen is left out
     ],
 )
 def test_text_becomes_tokens(vocabulary: Path, text: str, expected: list[str]) -> None:
@@ -75,6 +79,14 @@ def test_text_becomes_tokens(vocabulary: Path, text: str, expected: list[str]) -
     assert tokens_of(tokenizer, ids) == wanted + ["[PAD]"] * (10 - len(wanted))
     assert mask.tolist() == [1] * len(wanted) + [0] * (10 - len(wanted))
     assert not types.any() and ids.dtype == mask.dtype == types.dtype == np.int32
+
+
+def test_capitals_and_accents_stay_where_the_vocabulary_has_them(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, "Café", "cafe", "A"]), encoding="utf-8")
+    cased = data.WordPiece(tmp_path / "vocab.txt", length=5, lowercase=False)
+    assert tokens_of(cased, cased(["Café CAFE A"])[0][0]) == ["[CLS]", "Café", "[UNK]", "A", "[SEP]"]
+    uncased = data.WordPiece(tmp_path / "vocab.txt", length=5)
+    assert tokens_of(uncased, uncased(["Café CAFE A"])[0][0]) == ["[CLS]", "cafe", "cafe", "[UNK]", "[SEP]"]
 
 
 def test_pairs_long_texts_and_the_way_back(vocabulary: Path) -> None:
@@ -131,6 +143,15 @@ def test_fifteen_of_a_hundred_words_are_masked_as_bert_does() -> None:
     shares = [(found[picked] == 4).mean(), (found[picked] == ids[picked]).mean()]
     assert shares == pytest.approx([0.8, 0.1], abs=0.02)
     assert found.min() >= 0 and not (found[picked] < 4).any()
+
+
+def test_a_text_of_special_tokens_has_nothing_to_guess() -> None:
+    ids = np.array([2, 3, 0, 0])
+    found, targets = masked_out(ids, 0.15, np.arange(5), np.arange(5, 10), 4, np.random.default_rng(0))
+    np.testing.assert_array_equal(found, ids)
+    assert (targets == -100).all()
+    one, targets = masked_out(np.array([2, 7, 3]), 0.15, np.arange(5), np.arange(5, 10), 4, np.random.default_rng(0))
+    assert targets.tolist() == [-100, 7, -100]  # of a short text one word at least
 
 
 def test_what_is_masked_follows_from_seed_epoch_and_text_alone(vocabulary: Path) -> None:

@@ -145,6 +145,22 @@ def test_a_masked_language_model_learns_what_is_not_ignored() -> None:
     assert (table != model.data("embeddings.words.weight")).any(axis=1).all()  # every word is a candidate
 
 
+def test_the_loss_of_guessed_words_is_a_mean_over_those_that_are_masked() -> None:
+    """Without a single weight every word is as likely: ln 50. Two words of eight are asked; a bias decides them."""
+    model = hs.zoo.tinybert(**SMALL, head="masked_lm", dropout=0.0)
+    for name, value in model.parameters().items():
+        model.tensors[name].data = np.zeros_like(value)
+    model.tensors["masked_lm.bias"].data[7] = np.log(3.0)  # word 7: 3 in 52, all others 1 in 52
+    x, labels = words(2), np.full((2, 7), -100)
+    labels[0, 1], labels[1, 3] = 7, 8
+    trainer = hs.Trainer(model, hs.losses.CrossEntropy(ignore=-100), hs.optim.SGD(1.0), batch=2)
+    gradient = trainer.compute_gradients(x, labels)["masked_lm.bias"]
+    np.testing.assert_allclose(gradient[[7, 8, 9]], [3 / 52 - 1 / 2, 1 / 52 - 1 / 2, 1 / 52], rtol=1e-5)
+    assert trainer.step(x, labels).loss == pytest.approx((np.log(52 / 3) + np.log(52)) / 2)
+    nothing = trainer.step(x, np.full((2, 7), -100))
+    assert nothing.loss == 0.0
+
+
 def test_a_spliced_head_trains_alone() -> None:
     model = hs.splice(hs.zoo.tinybert(**SMALL, head="none"), ["bad", "good"])
     trainer = hs.Trainer(model, hs.losses.CrossEntropy(), hs.optim.SGD(0.5), batch=8, trainable="head")
