@@ -49,7 +49,7 @@ install: $(VENV)/.album
 album: $(VENV)/.album
 	$(BIN)/homespun album serve $(if $(PHOTOS),"$(PHOTOS)",--demo --data build/demo-album) --port $(PORT)
 
-test: $(VENV)/.test
+test: $(VENV)/.test build/pretrained/.installed
 	$(BIN)/python -m pytest -q -n 2 $(PYTEST_ARGS)
 
 lint: $(VENV)/.test

@@ -36,9 +36,12 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 import homespun as hs  # noqa: E402
-from tests.album.golden_photos import crops  # noqa: E402
+from tests.album.golden_photos import SIDE, crops  # noqa: E402
 from tests.zoo.made import made_image, made_weights, samples  # noqa: E402
+from tests.zoo.test_pretrained import PRETRAINED  # noqa: E402
 
+#: What torchvision's weights expect, of pixels from 0 to 255.
+IMAGENET_MEAN, IMAGENET_SCALE = 255 * np.array([0.485, 0.456, 0.406]), 255 * np.array([0.229, 0.224, 0.225])
 ZOO, FORMATS, ALBUM = (ROOT / "tests" / part / "goldens" for part in ("zoo", "formats", "album"))
 
 
@@ -280,6 +283,24 @@ def record_backbone(photos: Path) -> None:
     np.savez_compressed(ALBUM / "backbone.npz", float32=in_float, int8=features())
 
 
+def record_pretrained(photos: Path) -> None:
+    """Logits of photos by networks with the weights that registry packages bring, and the likeliest class."""
+    pixels = crops(lambda name: np.asarray(Image.open(photos / name))).astype(np.float64)
+    record: dict[str, np.ndarray] = {}
+    for name, path in PRETRAINED.items():
+        if name == "mobilenet_v2":
+            net, mean, scale = torchvision.models.mobilenet_v2(), IMAGENET_MEAN, IMAGENET_SCALE
+        else:
+            net = EfficientNet.from_name(name.replace("_", "-"), image_size=SIDE)
+            mean, scale = np.array(127.0), np.array(128.0)
+        net.load_state_dict(torch.load(ROOT / "build" / "pretrained" / path, weights_only=True))
+        x = torch.from_numpy(((pixels - mean) / scale).transpose(0, 3, 1, 2).copy())
+        with torch.inference_mode():
+            logits = net.double().eval()(x).numpy()
+        record |= {name: np.stack([samples(one) for one in logits]), f"{name}/class": logits.argmax(axis=1)}
+    np.savez_compressed(ZOO / "pretrained.npz", **record)
+
+
 def record_files() -> None:
     """State dicts as `torch.save` writes them: both containers, every dtype, views, shared and empty storages."""
     base = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
@@ -308,9 +329,10 @@ def main() -> None:
         "yolo": record_yolo,
         "files": record_files,
     }
-    parser.add_argument("--only", choices=[*parts, "backbone"], help="record one part")
+    parser.add_argument("--only", choices=[*parts, "backbone", "pretrained"], help="record one part")
     options = parser.parse_args()
     parts["backbone"] = lambda: record_backbone(options.photos)
+    parts["pretrained"] = lambda: record_pretrained(options.photos)  # `make build/pretrained/.installed` gets the files
     for folder in (ZOO, FORMATS, ALBUM):
         folder.mkdir(parents=True, exist_ok=True)
     for name, record in parts.items():
