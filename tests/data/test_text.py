@@ -150,7 +150,7 @@ def test_a_text_of_special_tokens_has_nothing_to_guess() -> None:
     found, targets = masked_out(ids, 0.15, np.arange(5), np.arange(5, 10), 4, np.random.default_rng(0))
     np.testing.assert_array_equal(found, ids)
     assert (targets == -100).all()
-    one, targets = masked_out(np.array([2, 7, 3]), 0.15, np.arange(5), np.arange(5, 10), 4, np.random.default_rng(0))
+    _, targets = masked_out(np.array([2, 7, 3]), 0.15, np.arange(5), np.arange(5, 10), 4, np.random.default_rng(0))
     assert targets.tolist() == [-100, 7, -100]  # of a short text one word at least
 
 
