@@ -79,10 +79,24 @@ def test_the_rates_are_torchvision_s() -> None:
     rates = {n.name: n.attributes["rate"] for n in small().nodes if n.op == "dropout"}
     assert rates == {f"blocks.{i}.dropout": pytest.approx(0.2 * i / 16) for i in (2, 4, 6, 7, 9, 10, 12, 13, 14)}
     assert not any(n.op == "dropout" for n in small(stochastic_depth=0.0).nodes)
-    lite = hs.zoo.efficientnet_lite0(width=0.25, image_size=32, dropout=0.0, stochastic_depth=0.2)
+    lite = hs.zoo.efficientnet_lite0(width=0.25, image_size=32, dropout=0.0)
     assert [n.attributes["rate"] for n in lite.nodes if n.op == "dropout"] == [pytest.approx(r) for r in rates.values()]
     with pytest.raises(hs.OptionError, match="stochastic_depth"):
         small(stochastic_depth=1.0)
+
+
+def test_weights_are_refined_without_it_unless_asked(tmp_path: Path) -> None:
+    """EfficientNet-Lite: with its own release's 0.2 from random weights, none with weights that someone gives."""
+    options = {"width": 0.25, "image_size": 32, "dropout": 0.0}
+    begun = hs.zoo.efficientnet_lite0(**options)  # type: ignore[arg-type]
+    hs.save(begun, tmp_path / "net.safetensors")
+    for depth, count in ((None, 0), (0.2, 9)):
+        given = hs.zoo.efficientnet_lite0(
+            **options,
+            weights=tmp_path / "net.safetensors",
+            stochastic_depth=depth,  # type: ignore[arg-type]
+        )
+        assert len([n for n in given.nodes if n.op == "dropout"]) == count
 
 
 def test_it_is_in_training_only(tmp_path: Path) -> None:

@@ -163,16 +163,18 @@ def _builder(name: str, millions: float) -> Builder:
     return named(build, name, __name__, f"EfficientNet-{name[-2:].upper()}", scale, millions)
 
 
-def named(build: Builder, name: str, module: str, title: str, scale: Scale, millions: float) -> Builder:
-    """The function with a name and a docstring of its own."""
+def named(
+    build: Builder, name: str, module: str, title: str, scale: Scale, millions: float, depth: str = "0.2"
+) -> Builder:
+    """The function with a name and a docstring of its own; `depth` says what its stochastic depth is by default."""
     size = scale.image_size
     documented: dict[str, object] = {
         "__name__": name,
         "__qualname__": name,
         "__module__": module,
         "__doc__": f"{title}, {size}x{size}, {millions} million parameters. `width` multiplies channels further; "
-        "`stochastic_depth` is how often in training the last residual block is left out for a sample, earlier ones "
-        "less often.",
+        f"`stochastic_depth` ({depth} by default) is how often in training the last residual block is left out for a "
+        "sample, earlier ones less often.",
     }
     for attribute, value in documented.items():
         setattr(build, attribute, value)

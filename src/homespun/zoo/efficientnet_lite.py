@@ -2,14 +2,14 @@
 
 Source: the EfficientNet-Lite release in TensorFlow's TPU repository, `efficientnet_lite_builder.py`: the stages of
 EfficientNet-B0; width, depth and image size scaled; stem, head and the number of blocks in the first and the last stage
-not scaled. Pads as TensorFlow does, batch norm eps 1e-3. The release trains with stochastic depth (0.2); here that is
-asked for, as these networks are mostly fine-tuned on few photos.
+not scaled. Pads as TensorFlow does, batch norm eps 1e-3. Begun with random weights they train with stochastic depth, as
+in the release; given weights, which a few epochs on few photos shall refine, only where that is asked for.
 """
 
 from __future__ import annotations
 
 from homespun.graph import Graph
-from homespun.zoo.efficientnet import Builder, Scale, body, named, plan
+from homespun.zoo.efficientnet import STOCHASTIC_DEPTH, Builder, Scale, body, named, plan
 from homespun.zoo.layers import ImageSize, Style, begin, classify
 from homespun.zoo.pretrained import Renames, Weights, load_weights
 
@@ -52,14 +52,17 @@ def _builder(name: str, millions: float) -> Builder:
         seed: int = 0,
         weights: Weights = None,
         *,
-        stochastic_depth: float = 0.0,
+        stochastic_depth: float | None = None,
     ) -> Graph:
         build, x = begin(name, image_size or scale.image_size, seed, _METADATA)
+        if stochastic_depth is None:
+            stochastic_depth = STOCHASTIC_DEPTH if weights is None else 0.0
         x = body(build, x, plan(scale, width, _CHANNELS), _STYLE, _HEAD, stochastic_depth, squeeze=False)
         graph = classify(build, x, _HEAD, classes, scale.dropout if dropout is None else dropout)
         return load_weights(graph, weights, RENAMES)
 
-    return named(build, name, __name__, f"EfficientNet-L{name[-4:]}", scale, millions)
+    title, depth = f"EfficientNet-L{name[-4:]}", "0.2, and 0 where weights are given,"
+    return named(build, name, __name__, title, scale, millions, depth)
 
 
 efficientnet_lite0 = _builder("efficientnet_lite0", 4.7)
