@@ -118,8 +118,8 @@ def print_pauses(count: int, threads: int) -> None:
             f"pause, release_memory={release}: median {statistics.median(waits):.1f} ms, "
             f"99th percentile {np.quantile(waits, 0.99):.1f} ms, most {max(waits):.1f} ms"
             + (
-                f"; share of the arena given back: median {np.median(given):.0%}, least {given.min():.0%}, at least 90% in "
-                f"{np.mean(given >= 0.9):.0%} of the pauses"
+                f"; share of the arena given back: median {np.median(given):.0%}, least {given.min():.0%}, "
+                f"at least 90% in {np.mean(given >= 0.9):.0%} of the pauses"
                 if release
                 else ""
             )

@@ -157,6 +157,37 @@ def test_options_that_make_no_sense_are_refused(made: Callable[[], object], word
         made()
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.CrossEntropy(0.1, ignore=-100),
+        losses.BinaryCrossEntropy(),
+        losses.MSE(),
+        losses.L1(),
+        losses.Huber(0.3),
+        losses.SmoothL1(0.3),
+        losses.Distillation(3.0, 0.25),
+        losses.Auxiliary(losses.CrossEntropy(0.2), 0.4),
+        losses.Yolo([0.1, 0.2] * 3, 3, 0.6),
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_a_checkpoint_keeps_what_a_loss_was_told(loss: losses.Loss, tmp_path: Path) -> None:
+    def told(loss: losses.Loss) -> object:
+        return type(loss), {k: told(v) if isinstance(v, losses.Loss) else v for k, v in vars(loss).items()}
+
+    make(loss=loss).save_checkpoint(tmp_path / "c.hsp")
+    assert told(Trainer.from_checkpoint(tmp_path / "c.hsp").loss) == told(loss)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    trainer = make(seed=np.int64(3), average=np.float32(0.5), memory_budget=np.int64(10**9))
+    trainer.learning_rate = np.float32(0.01)
+    trainer.fit((X, Y), np.int64(1))
+    trainer.save_checkpoint(tmp_path / "c.hsp")
+    assert Trainer.from_checkpoint(tmp_path / "c.hsp").step(X, Y) == trainer.step(X, Y)
+
+
 def test_an_infinite_norm_is_one_that_only_looks() -> None:
     """`clip_norm=math.inf` clips nothing; it must not be refused with the rates."""
     assert make(optimizer=optim.SGD(0.1, clip_norm=np.inf)).step(X, Y).gradient_norm is not None

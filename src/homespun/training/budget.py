@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from homespun.compile.training import Mode
 from homespun.errors import BudgetError, OptionError
 
@@ -45,7 +47,7 @@ def as_bytes(budget: int | str) -> int:
         if match is None or match.group(2).lower() not in _UNITS:
             raise OptionError(f"memory_budget is {budget!r}; write it like '96MB' or '1GiB'")
         budget = int(float(match.group(1)) * _UNITS[match.group(2).lower()])
-    if not isinstance(budget, (int, float)) or not 0 < budget < math.inf:
+    if not isinstance(budget, (int, float, np.number)) or not 0 < budget < math.inf:
         raise OptionError(f"memory_budget is {budget!r}; it must be a positive number of bytes, or text like '96MB'")
     return int(budget)
 

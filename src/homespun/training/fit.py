@@ -152,7 +152,7 @@ def _epochs(
 def _check_arguments(
     epochs: int, metrics: Sequence[Metric], callbacks: Sequence[Callback], schedule: Schedule | None
 ) -> None:
-    if not isinstance(epochs, int) or epochs < 0:
+    if not isinstance(epochs, (int, np.integer)) or epochs < 0:
         raise OptionError(f"epochs is {epochs!r}; it must be a whole number, not negative")
     for callback in callbacks:
         if not isinstance(callback, Callback):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from homespun.compile.compiler import MOST_THREADS, MemoryReport, choose_isa
 from homespun.compile.training import TrainingProgram
 from homespun.errors import OptionError
@@ -20,6 +22,7 @@ from homespun.training.loss_scale import LossScale
 from homespun.training.losses import Loss, LossFunction, as_loss
 from homespun.training.model_state import ModelState
 from homespun.training.optim import Optimizer
+from homespun.training.optim.optimizer import not_negative
 from homespun.training.pause import PauseSwitch
 from homespun.training.programs import STORAGE, Programs
 from homespun.training.progress import Progress
@@ -67,7 +70,7 @@ class Trainer(Stepping):
                 raise OptionError(f"{name} is {number!r}; it must be a whole number, at least 1")
         if threads > MOST_THREADS:
             raise OptionError(f"threads is {threads}; it can be at most {MOST_THREADS}")
-        if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        if not isinstance(seed, (int, np.integer)) or not -(2**63) <= seed < 2**63:
             raise OptionError(f"seed is {seed!r}; it must be a whole number of 64 bits")
         if not isinstance(model, Graph):
             raise OptionError(f"model is {model!r}; it must be a Graph, as hs.load and hs.zoo give")
@@ -78,11 +81,14 @@ class Trainer(Stepping):
             raise OptionError(f"precision is {precision!r}; it can be {', '.join(map(repr, STORAGE))}")
         if loss_scale is not None and precision != "mixed_float16":
             raise OptionError(f"a loss_scale goes with precision 'mixed_float16', not with {precision!r}")
-        if not isinstance(average, (int, float)) or not 0.0 <= average < 1.0:
+        average = not_negative("average", average)
+        if average >= 1.0:
             raise OptionError(f"average is {average!r}; it can be 0 (none) up to but not 1")
         check(model)
-        self.precision, self.threads, self.seed, self.isa = precision, threads, seed, choose_isa(isa)
+        self.precision, self.threads, self.seed, self.isa = precision, threads, int(seed), choose_isa(isa)
         self.average, self.backbone_weights, self.memory_budget = average, backbone_weights, memory_budget
+        if memory_budget is not None and not isinstance(memory_budget, str):
+            self.memory_budget = as_bytes(memory_budget)
         self.progress = Progress()
         chosen = trainable_parameters(model, trainable)
         state, switch = ModelState(model, chosen, optimizer, average, seed), PauseSwitch()
