@@ -4,8 +4,9 @@
     --rounds N    how often a page is asked for (default: 100)
 
 Serves the album over a real socket and lets it refine. Each round waits until training has gone on for a moment, then
-asks for a page from another process. Printed in milliseconds: from the moment that the server is told until no thread
-of the refining process runs any more (a third process watches that in /proc), until it has given its memory back, how
+asks for a page from another process. Printed in milliseconds: from the moment that the server is told until the
+refining process has run for the last time, and until none of its threads waits for a core any more, be it only to stop
+(a third process watches both in /proc, for 0.15 seconds), until it has given its memory back, how
 much CPU time it takes in the 0.4 seconds after that moment, and how long the page took: with a refinement to stop, and
 before there was any.
 """
@@ -36,23 +37,31 @@ for line in sys.stdin:
 """
 WATCHER = """
 import glob, sys, time
+
+def read(path):
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
+
 for line in sys.stdin:
-    paths, began, last = glob.glob(f"/proc/{line.split()[0]}/task/*/stat"), time.monotonic(), 0.0
+    tasks, began, queued = glob.glob(f"/proc/{line.split()[0]}/task/*"), time.monotonic(), 0.0
+    samples = []
     print("ready", flush=True)
     while time.monotonic() - began < 0.15:
-        for path in paths:
-            try:
-                with open(path) as file:
-                    running = file.read().rpartition(")")[2].split()[0] == "R"
-            except OSError:
-                running = False
-            if running:
-                last = time.monotonic()
+        if any(read(task + "/stat").rpartition(")")[2].split()[:1] == ["R"] for task in tasks):
+            queued = time.monotonic()
+        spent = sum(int((read(task + "/schedstat") or "0").split()[0]) for task in tasks)
+        samples.append((time.monotonic(), spent))
         time.sleep(0.0003)
-    print(last, flush=True)
+    # It ran for the last time before the first sample after which less than a tenth of a millisecond was spent.
+    ran = next(at for at, spent in samples if samples[-1][1] - spent < 100_000)
+    print(queued, ran, flush=True)
 """
 PORT = 8397
-STILL, MEMORY = "until it stands still", "until its memory is given back"
+RAN = "until it has run for the last time"
+STILL, MEMORY = "until none of it waits for a core", "until its memory is given back"
 CPU, PAGE = "CPU time after the word", "page, a refinement to stop"
 Ask = Callable[[], float]
 
@@ -88,7 +97,7 @@ def main() -> None:
             assert client.stdin is not None
             client.stdin.close()
         server.should_exit = True
-    for what in (STILL, MEMORY, CPU, PAGE):
+    for what in (RAN, STILL, MEMORY, CPU, PAGE):
         tell(what, [each[what] for each in found])
     tell("page, nothing else to do", alone)
 
@@ -113,7 +122,7 @@ def measure(album: Album, run: threading.Thread, ask: Ask, rounds: int) -> list[
             heard: list[float] = []
             process.make_way = noting(process.make_way, heard, spent := [], process.pid)  # type: ignore[method-assign]
             page = ask()
-            last = float(watcher.stdout.readline())
+            last, ran = map(float, watcher.stdout.readline().split())
             deadline = time.monotonic() + 0.4
             while len(process.pause_milliseconds) == told and time.monotonic() < deadline and run.is_alive():
                 time.sleep(0.001)
@@ -121,6 +130,7 @@ def measure(album: Album, run: threading.Thread, ask: Ask, rounds: int) -> list[
                 continue  # it had just come to its end, or needs another turn
             found.append(
                 {
+                    RAN: 1000 * max(0.0, ran - heard[0]),
                     STILL: 1000 * max(0.0, last - heard[0]),
                     MEMORY: process.pause_milliseconds[-1],
                     CPU: 1000 * (cpu_seconds(process.pid) - spent[0]),
@@ -155,7 +165,7 @@ def cpu_seconds(pid: int) -> float:
 def tell(what: str, milliseconds: list[float]) -> None:
     p50, p95, p99 = np.percentile(milliseconds, [50, 95, 99])
     figures = f"median {p50:6.1f}  p95 {p95:6.1f}  p99 {p99:6.1f}  most {max(milliseconds):6.1f}"
-    print(f"{what:<32} {figures}  ({len(milliseconds)})")
+    print(f"{what:<38} {figures}  ({len(milliseconds)})")
 
 
 if __name__ == "__main__":

@@ -404,6 +404,14 @@ def test_the_bar_and_the_page_of_what_was_learnt_fit_every_width(
         assert page.evaluate(cut) == 0
 
 
+def test_on_a_phone_the_words_of_a_search_have_a_row_and_the_dates_share_one(open_page: OpenPage, address: str) -> None:
+    page = open_page(f"{address}/search", width=390)
+    words, first, last = (page.locator(f'[name="{name}"]').bounding_box() for name in ("text", "from", "to"))
+    assert words and first and last
+    assert words["y"] < first["y"] == last["y"] and first["x"] < last["x"]
+    assert abs(first["width"] - last["width"]) < 2 and words["width"] > 2 * first["width"]
+
+
 def test_the_last_refinement_is_shown_switched_and_taken_back(
     open_page: OpenPage, address: str, album: FakeAlbum
 ) -> None:

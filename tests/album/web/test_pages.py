@@ -163,6 +163,16 @@ def test_the_large_picture_is_a_large_photo(client: TestClient, album: FakeAlbum
     assert hero and album.records[int(hero[1])].width == 3000
 
 
+def test_the_large_picture_is_of_a_topic_that_has_a_large_photo(client: TestClient, album: FakeAlbum) -> None:
+    """Whatever topic's turn it is today."""
+    for photo_id, photo in album.records.items():
+        album.records[photo_id] = replace(photo, width=100, height=100)
+    large = sorted(album.members["cats"])[0]
+    album.records[large] = replace(album.records[large], width=3000, height=2000)
+    hero = re.search(r'class="hero.*?/photos/(\d+)/', client.get("/").text, re.DOTALL)
+    assert hero and int(hero[1]) == large
+
+
 def test_problems_say_what_to_do_in_both_languages(client: TestClient) -> None:
     for language in ("en", "zh"):
         page = client.get("/problems", headers={"accept-language": language}).text

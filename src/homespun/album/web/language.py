@@ -6,6 +6,7 @@ Words live in words/en.json and words/zh.json, flat `key: text` with `{placehold
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -88,6 +89,10 @@ class Speech:
     def pick(self, en: str, zh: str | None) -> str:
         """The name in this language, or the other one where it has none."""
         return (zh or en) if self.language == "zh" else (en or zh or "")
+
+    def sentences(self, each: Sequence[str]) -> str:
+        """Sentences after each other: with a space between them, but for Chinese."""
+        return ("" if self.language == "zh" else " ").join(each)
 
     @property
     def script_words(self) -> dict[str, str]:

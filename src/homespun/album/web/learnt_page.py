@@ -55,10 +55,10 @@ def refining_context(present: Presenter, status: RefiningStatus) -> dict[str, An
     }
     if last is None:
         return shown
-    outcome = [present.moment(last.ended_at), t(f"refining.outcome.{last.outcome.replace(' ', '_')}")]
+    outcome = [t(f"refining.outcome.{last.outcome.replace(' ', '_')}")]
     if last.outcome != "outdated":
         outcome.append(t(f"refining.reason.{last.reason.replace(' ', '_')}"))
-    sentences.append(" ".join(outcome))
+    sentences.append(f"{present.moment(last.ended_at)} {t.sentences(outcome)}")
     before, after = t.share(last.builtin_before), t.share(last.builtin_after)
     shown["bars"] = [
         {"text": t("refining.before", share=t.share(last.before)), "share": in_steps(last.before)},
@@ -85,6 +85,7 @@ def _begin(t: Speech, status: RefiningStatus) -> str:
 
 def _curve(present: Presenter, learnt: Learnt) -> Mapping[str, Any]:
     t = present.t
+    days = {present.day(moment) for stretch in learnt.curve for moment in (stretch.first, stretch.last)}
     shares, weights = [stretch.right / stretch.answers for stretch in learnt.curve], [s.answers for s in learnt.curve]
     again = [s.right_again / s.asked_again for s in learnt.curve if s.asked_again]
     if len(again) < len(shares):
@@ -106,7 +107,7 @@ def _curve(present: Presenter, learnt: Learnt) -> Mapping[str, Any]:
     if again:
         spoken.append(t("learnt.curve_spoken_again", shares=t("list.comma").join(map(t.share, again))))
     return {
-        "summary": " ".join(sentences),
+        "summary": t.sentences(sentences),
         "spoken": " ".join(spoken),
         "width": curve.WIDTH,
         "height": curve.HEIGHT,
@@ -116,7 +117,7 @@ def _curve(present: Presenter, learnt: Learnt) -> Mapping[str, Any]:
         "dots": curve.dots(shares, weights),
         "dots_again": curve.dots(again, weights[: len(again)]),
         "first": present.day(learnt.curve[0].first) if shares else "",
-        "last": present.day(learnt.curve[-1].last) if shares else "",
+        "last": present.day(learnt.curve[-1].last) if len(days) > 1 else "",
     }
 
 

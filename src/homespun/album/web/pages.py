@@ -34,6 +34,7 @@ PROBLEMS_SHOWN = 500
 # The picture on top of the home page: an old thumbnail drawn across a TV would be all squares.
 HERO_CANDIDATES = 12
 HERO_WIDTH = 1600
+HERO_TOPICS = 5
 CHOICES_SHOWN = 24
 SUGGESTIONS = 4
 WORTH_ASKING = 0.02
@@ -309,15 +310,22 @@ def _row(
 
 
 def _hero(present: Presenter, album: Album, topics: list[Topic]) -> dict[str, Any] | None:
-    """The large picture on top: each day another topic, and of its surest photos the first that fills the width."""
+    """The large picture on top: each day another topic, and of its surest photos the first that fills the width.
+
+    A topic of small photos only would be a blur: the next ones are tried, and else it is the largest of all.
+    """
     filled = [topic for topic in topics if topic.photos]
-    if not filled:
+    found: list[tuple[Photo, Topic]] = []
+    for turn in range(min(HERO_TOPICS, len(filled))):
+        topic = filled[(datetime.date.today().toordinal() + turn) % len(filled)]
+        surest = album.photos(topic=topic.key, sort="confidence", limit=HERO_CANDIDATES).photos
+        if surest:
+            found.append((max(surest, key=lambda photo: min(photo.width, HERO_WIDTH)), topic))
+            if found[-1][0].width >= HERO_WIDTH / 2:
+                break
+    if not found:
         return None
-    topic = filled[datetime.date.today().toordinal() % len(filled)]
-    surest = album.photos(topic=topic.key, sort="confidence", limit=HERO_CANDIDATES).photos
-    if not surest:
-        return None
-    cover = max(surest, key=lambda photo: min(photo.width, HERO_WIDTH))
+    cover, topic = max(found, key=lambda one: min(one[0].width, HERO_WIDTH // 2))
     return {
         "title": present.topic_name(topic),
         "preview": present.photo(cover, PhotoQuery())["preview"],
