@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import homespun as hs
-from homespun.compile import passes
 from homespun.compile.passes import (
     fold_batch_norm,
     for_inference,
@@ -40,7 +39,7 @@ def test_same_result(build: object, shared_image_bytes: int, monkeypatch: pytest
     assert not fuse_inverted_residual(fused)
     monkeypatch.setattr(inverted_residual, "SHARED_IMAGE_BYTES", shared_image_bytes)
     got = hs.Predictor(model, batch=3, threads=2)(x)
-    monkeypatch.setattr(passes, "fuse_inverted_residual", lambda graph: False)
+    monkeypatch.setattr("homespun.compile.passes.inference.fuse_inverted_residual", lambda graph: False)
     plain = hs.Predictor(model, batch=3, threads=2)(x)
     np.testing.assert_allclose(got, plain, rtol=1e-4, atol=1e-5)
 

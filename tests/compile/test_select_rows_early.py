@@ -9,8 +9,8 @@ import pytest
 
 import homespun as hs
 from homespun import losses, optim
-from homespun.compile import passes, training
-from homespun.compile.passes import select_rows_early
+from homespun.compile import training
+from homespun.compile.passes import for_inference, select_rows_early
 from homespun.graph import Array, Graph, infer
 from homespun.graph.infer import flops
 from homespun.training import Trainer
@@ -95,7 +95,7 @@ def built(make: Make) -> Graph:
 def run(graph: Graph, monkeypatch: pytest.MonkeyPatch, *inputs: Array) -> list[Array]:
     """The graph as it is, without the pass."""
     with monkeypatch.context() as patch:
-        patch.setattr(passes, "select_rows_early", lambda graph, types: False)
+        patch.setattr("homespun.compile.passes.inference.select_rows_early", lambda graph, types: False)
         found = hs.Predictor(graph, batch=inputs[0].shape[0])(*inputs)
     return list(found) if isinstance(found, (list, tuple)) else [found]
 
@@ -124,7 +124,7 @@ def test_what_is_read_otherwise_stays(make: Make) -> None:
 
 def test_an_encoder_predicts_from_its_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, (x, _) = encoder(), texts()
-    small = passes.for_inference(graph)
+    small = for_inference(graph)
     assert flops(small) < 0.7 * flops(graph)
     (wanted,) = run(graph, monkeypatch, *x)
     np.testing.assert_allclose(hs.Predictor(graph, batch=4)(*x), wanted, atol=1e-5)

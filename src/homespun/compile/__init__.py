@@ -1,5 +1,18 @@
 """From a graph to a program: passes, schedule, memory plan, lowering."""
 
-from homespun.compile.compiler import MemoryReport
+from __future__ import annotations
 
-__all__ = ["MemoryReport"]
+from typing import TYPE_CHECKING
+
+from homespun.lazy import lazy
+
+if TYPE_CHECKING:
+    from homespun.compile.compiler import MemoryReport as MemoryReport
+
+_HOMES = {
+    "MemoryReport": "compiler",
+}
+
+__all__ = [*_HOMES]
+
+lazy(__name__, _HOMES)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from homespun.compile.compiler import MemoryReport
-from homespun.compile.draft import Draft
-from homespun.compile.inspection import Inspection
 from homespun.compile.lowering import Lowered
 from homespun.compile.training import (
     Mode,
@@ -27,6 +26,10 @@ from homespun.training.losses import Loss, as_targets
 from homespun.training.model_state import ModelState
 from homespun.training.optim import Optimizer
 from homespun.training.pause import PauseSwitch
+
+if TYPE_CHECKING:
+    from homespun.compile.draft import Draft
+    from homespun.compile.inspection import Inspection
 
 #: In what activations are stored, by the trainer's `precision`.
 STORAGE = {"float32": "float32", "mixed": "bfloat16", "mixed_float16": "float16"}
@@ -101,6 +104,8 @@ class Programs:
 
     def inspection(self, features: Sequence[Array], targets: Sequence[Array]) -> tuple[Inspection, list[Array]]:
         """A step of these arrays with every value to look at, and the arrays as it wants them."""
+        from homespun.compile.inspection import Inspection
+
         batch = features[0].shape[0]
         types, arrays = as_targets(self.loss, self._output_types(batch), targets)
         inspection = Inspection(
@@ -124,6 +129,8 @@ class Programs:
 
     def draft(self, mode: Mode, batch: int) -> Draft:
         """A program as it would be with these or those layers computed again."""
+        from homespun.compile.draft import Draft
+
         plan = self._plan(self._likely_targets(batch), None)
         layouts = (self.state.store.layout, self.state.gradient_layout)
         return Draft(self.state.split.trained, plan, mode, batch, *layouts, self.isa, self.threads)

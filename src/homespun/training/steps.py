@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import RLock
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from homespun.compile.inspection import Inspection
 from homespun.compile.training import CONTROL, HYPERS, LOSS, RANDOM, SCALE, Mode, TrainingProgram
 from homespun.errors import PausedError, ShapeError, TrainingError
 from homespun.graph import Array
@@ -24,8 +24,11 @@ from homespun.training.optim import Optimizer
 from homespun.training.optim.optimizer import MOST, not_negative
 from homespun.training.pause import PauseSwitch
 from homespun.training.programs import Programs
-from homespun.training.schedules import Schedule
 from homespun.training.state import Store
+
+if TYPE_CHECKING:
+    from homespun.compile.inspection import Inspection
+    from homespun.training.schedules import Schedule
 
 Arrays = Array | Sequence[Array]
 Part = tuple[Sequence[Array], Sequence[Array]]  # features and targets of one micro-batch

@@ -16,7 +16,6 @@ from homespun.compile.training import TrainingProgram
 from homespun.errors import OptionError
 from homespun.graph import Array, Graph, check
 from homespun.graph.inputs import input_arrays
-from homespun.training.backbone import PausablePredictor
 from homespun.training.budget import as_bytes, choose
 from homespun.training.loss_scale import LossScale
 from homespun.training.losses import Loss, LossFunction, as_loss
@@ -32,6 +31,7 @@ from homespun.training.trainable import Trainable, trainable_parameters
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from homespun.training.backbone import PausablePredictor
     from homespun.training.fit import FitResult
 
 
@@ -132,6 +132,8 @@ class Trainer(Stepping):
 
     def predictor(self, model: Graph, weights: str = "float32") -> PausablePredictor:
         """A predictor that pauses with this trainer, for its batch size, threads and instruction set."""
+        from homespun.training.backbone import PausablePredictor
+
         return PausablePredictor(model, self.batch, weights, self.threads, self.isa, self._switch)
 
     def loss_of(self, x: Arrays, y: Arrays) -> float:

@@ -9,16 +9,18 @@ import re
 from collections.abc import Collection, Mapping
 from functools import partial
 from importlib import import_module
-from pathlib import Path
-from typing import Any, TypeAlias, cast
+from os import PathLike
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
 from homespun.errors import FormatError, ModelError, OptionError
-from homespun.formats.torch_weights import read_state_dict
 from homespun.graph import Array, Graph
 
-Weights: TypeAlias = str | Path | Mapping[str, Array] | None
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Weights: TypeAlias = "str | Path | Mapping[str, Array] | None"
 #: (pattern at the beginning of a PyTorch name, our name): {0}, {1} are numbers that it captured, {0-1} one less.
 Renames: TypeAlias = tuple[tuple[str, str], ...]
 #: Counters that batch norm keeps in PyTorch only; anchors, which are in the metadata here.
@@ -32,7 +34,7 @@ def load(path: Path, architecture: str | None = None, **options: object) -> Grap
     Weights of MindSpore may go into a network of MindSpore, too: `architecture` is its `.mindir` file then.
     """
     if path.suffix.lower() == ".ckpt" and str(architecture).lower().endswith(".mindir"):
-        return _into_mindir(path, Path(str(architecture)), options)
+        return _into_mindir(path, str(architecture), options)
     zoo = import_module("homespun.zoo")
     names = ", ".join(zoo.__all__)
     if architecture is None:
@@ -42,9 +44,12 @@ def load(path: Path, architecture: str | None = None, **options: object) -> Grap
     return cast(Graph, getattr(zoo, architecture)(**options, weights=path))
 
 
-def _into_mindir(path: Path, network: Path, options: Mapping[str, object]) -> Graph:
+def _into_mindir(path: Path, architecture: str, options: Mapping[str, object]) -> Graph:
+    from pathlib import Path
+
     from homespun.formats import mindir
 
+    network = Path(architecture)
     if not network.is_file():
         raise OptionError(f"architecture is {str(network)!r}; there is no such file")
     if options.keys() - {"shapes"}:
@@ -70,10 +75,10 @@ def load_weights(
     """
     if weights is None:
         return graph
-    from_file = isinstance(weights, str | Path)
+    from_file = isinstance(weights, str | PathLike)
     kind = FormatError if from_file else ModelError
     where = str(weights) if from_file else "weights"
-    state = _read(Path(weights)) if isinstance(weights, str | Path) else weights
+    state = _read(weights) if isinstance(weights, str | PathLike) else weights
     given: dict[str, tuple[str, Array]] = {}
     for name, array in state.items():
         plain = name.removeprefix("module.")  # what torch.nn.DataParallel puts before every name
@@ -105,8 +110,11 @@ def load_weights(
     return graph
 
 
-def _read(path: Path) -> Mapping[str, Array]:
+def _read(file: str | PathLike[str]) -> Mapping[str, Array]:
     """Tensors by name, by PyTorch's names, from any kind of file that holds weights."""
+    from pathlib import Path
+
+    path = Path(file)
     if path.suffix.lower() == ".safetensors":
         from homespun.formats import safetensors
 
@@ -115,6 +123,8 @@ def _read(path: Path) -> Mapping[str, Array]:
         from homespun.formats.mindir import checkpoint
 
         return checkpoint.read_state_dict(path)
+    from homespun.formats.torch_weights import read_state_dict
+
     return read_state_dict(path)
 
 
