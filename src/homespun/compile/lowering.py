@@ -252,8 +252,10 @@ class Lowering:
 
     def _keys(self) -> dict[str, str]:
         """For each tensor of a call, the name under which its bytes are planned."""
-        shared = self._share_in_place()
-        return {name: shared(self.root(name)) for call in self.calls for _, name in call.tensors()}
+        roots = {name: "" for call in self.calls for _, name in call.tensors()}
+        roots.update({name: self.root(name) for name in roots})
+        shared = self._share_in_place(roots)
+        return {name: shared(root) for name, root in roots.items()}
 
     def _lives(self, keys: Mapping[str, str]) -> dict[str, Buffer]:
         lives: dict[str, list[int]] = {}
@@ -279,7 +281,7 @@ class Lowering:
             ints = [call.ints[n] for n in int_names]
             instructions.append((call.kernel, operands, ints, [call.floats[n] for n in float_names]))
             nodes.append(call.node)
-        unshared = sum(aligned(self.types[t].nbytes) for t in self._arena_tensors())
+        unshared = sum(aligned(self.types[t].nbytes) for t in {self.root(name) for name in keys} if self._space(t) == ARENA)
         return Lowered(instructions, nodes, layout, unshared, self._constants, self.types, arena, uses)
 
     def _use(self, call: Call, keys: Mapping[str, str]) -> Use:
@@ -291,10 +293,6 @@ class Lowering:
             fills = name in made or operand in ("workspace", "output")
             (written if fills else read).add(keys[name])
         return Use(frozenset(read), frozenset(written))
-
-    def _arena_tensors(self) -> set[str]:
-        names = {self.root(name) for call in self.calls for _, name in call.tensors()}
-        return {n for n in names if self._space(n) == ARENA}
 
     def _space(self, name: str) -> int:
         """Where a root tensor's bytes are."""
@@ -352,12 +350,14 @@ class Lowering:
     def _is_part(self, name: str) -> bool:
         return self._columns is not None and self._original(name) in self._columns.places
 
-    def _share_in_place(self) -> Callable[[str], str]:
-        """Let an output take over the bytes of an input that dies with the call, where the operator allows it."""
+    def _share_in_place(self, roots: Mapping[str, str]) -> Callable[[str], str]:
+        """Let an output take over the bytes of an input that dies with the call, where the operator allows it. `roots`
+        are those of the calls' tensors."""
         end: dict[str, int] = {}  # the last call that touches a root tensor
         per_node: dict[str, int] = {}
         for at, call in enumerate(self.calls):
-            end |= {self.root(name): at for _, name in call.tensors()}
+            for _, name in call.tensors():
+                end[roots[name]] = at
             per_node[call.node] = per_node.get(call.node, 0) + 1
         parent: dict[str, str] = {}
 
@@ -368,12 +368,14 @@ class Lowering:
 
         for at, call in enumerate(self.calls):
             node = self._nodes.get(call.node)
-            if node is None or per_node[call.node] != 1 or not node.outputs[0] or self._is_part(node.outputs[0]):
+            if node is None or per_node[call.node] != 1 or not (places := operator(node).in_place):
                 continue
             y = node.outputs[0]
+            if not y or self._is_part(y):
+                continue
             out = find(self.root(y))
-            used = [find(self.root(name)) for _, name in call.tensors()]
-            for position in operator(node).in_place:
+            used = [find(roots[name]) for _, name in call.tensors()]
+            for position in places:
                 x = node.inputs[position] if position < len(node.inputs) else ""
                 root = find(self.root(x))
                 if (

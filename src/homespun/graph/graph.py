@@ -6,7 +6,6 @@ one, passes and autodiff transform it, the compiler lowers it. It knows nothing 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -154,7 +153,9 @@ class Graph:
     def copy(self) -> Graph:
         """A graph that can be changed without changing this one. Arrays are shared, not copied."""
         other = Graph(self.name)
-        other.tensors = {name: copy.copy(t) for name, t in self.tensors.items()}
+        other.tensors = {
+            name: Tensor(t.name, t.role, t.shape, t.dtype, t.data, t.limit, t.half) for name, t in self.tensors.items()
+        }
         other.nodes = [Node(n.op, n.inputs, n.outputs, dict(n.attributes), n.name) for n in self.nodes]
         other.inputs, other.outputs = list(self.inputs), list(self.outputs)
         other.metadata = dict(self.metadata)
@@ -202,12 +203,13 @@ class Graph:
         tensor = self.tensors.pop(old)
         tensor.name = new
         self.tensors[new] = tensor
-        swap = {old: new}
         for node in self.nodes:
-            node.inputs = tuple(swap.get(n, n) for n in node.inputs)
-            node.outputs = tuple(swap.get(n, n) for n in node.outputs)
-        self.inputs = [swap.get(n, n) for n in self.inputs]
-        self.outputs = [swap.get(n, n) for n in self.outputs]
+            if old in node.inputs:
+                node.inputs = tuple(new if n == old else n for n in node.inputs)
+            if old in node.outputs:
+                node.outputs = tuple(new if n == old else n for n in node.outputs)
+        self.inputs = [new if n == old else n for n in self.inputs]
+        self.outputs = [new if n == old else n for n in self.outputs]
 
     def replace_uses(self, old: str, new: str) -> None:
         """Let every reader of `old`, and the outputs, read `new` instead."""
