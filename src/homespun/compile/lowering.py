@@ -281,7 +281,9 @@ class Lowering:
             ints = [call.ints[n] for n in int_names]
             instructions.append((call.kernel, operands, ints, [call.floats[n] for n in float_names]))
             nodes.append(call.node)
-        unshared = sum(aligned(self.types[t].nbytes) for t in {self.root(name) for name in keys} if self._space(t) == ARENA)
+        unshared = sum(
+            aligned(self.types[t].nbytes) for t in {self.root(name) for name in keys} if self._space(t) == ARENA
+        )
         return Lowered(instructions, nodes, layout, unshared, self._constants, self.types, arena, uses)
 
     def _use(self, call: Call, keys: Mapping[str, str]) -> Use:
