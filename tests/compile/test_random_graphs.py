@@ -161,7 +161,7 @@ def test_results_are_those_of_a_plan_without_reuse(picks: list[tuple[str, int, i
         for reuse in (True, False):
             if not reuse:
                 patch.setattr(lowering, "plan", without_reuse)
-                patch.setattr(Lowering, "_share_in_place", lambda self: lambda name: name)
+                patch.setattr(Lowering, "_share_in_place", lambda self, roots: lambda name: name)
             graph = random_graph(picks)
             trainer = Trainer(graph, losses.CrossEntropy(), optim.Adam(0.01), batch=2, seed=3)
             steps = [trainer.step(x, y).loss for _ in range(2)]
