@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homespun.errors import FormatError, OptionError, ShapeError
-from homespun.learning import Prepared, TopicLearner
+from homespun.learning import Prepared, TopicLearner, storage
+from homespun.learning.calibration import Calibration
 from homespun.learning.pretraining import fit_builtin
 from tests.learning.samples import DIMENSIONS, gaussian_topics
 
@@ -105,6 +106,20 @@ def test_examples_can_be_forgotten_after_a_restart(tmp_path: Path) -> None:
     again.forget("a")
     again.remove_topic("ours")
     assert np.array_equal(again.scores(FEATURES), start)
+
+
+def test_files_from_before_topics_had_something_usual_score_as_they_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = BUILTIN.learner()
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "asdict", lambda calibration: {"best": calibration.best, "other": calibration.other})
+        learner.save(tmp_path / "old")
+    lines = Calibration(BUILTIN.calibration.best, BUILTIN.calibration.other)
+    again = TopicLearner.load(tmp_path / "old")
+    before = TopicLearner.from_statistics(BUILTIN.space, BUILTIN.statistics, lines)
+    assert np.array_equal(again.scores(FEATURES), before.scores(FEATURES))
+    assert not np.array_equal(again.scores(FEATURES), learner.scores(FEATURES))
 
 
 def test_topics_from_few_photos_beside_built_in_ones() -> None:

@@ -9,59 +9,112 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-
 Weights = tuple[float, float, float]
-"""Of the fit, of the lead (the fit above the best other topic's), and a constant."""
+"""Of the standing, of the lead (the standing above the best other topic's), and a constant."""
+LOWEST = -2.0
+"""Below any standing."""
+BEHIND = np.float32(1e-3)
+"""By how much all other topics are less likely than the one that fits best, at least: it stays the best."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """log-odds = weight * fit + weight * lead + constant, one line for a photo's best topic and one for all others.
+    """log-odds = weight * standing + weight * lead + constant: one line for a photo's best topic, one for all others.
 
-    Two logistic regressions on held-out photos (Platt 1999), with one setting for all topics, so that it holds for
-    those that are yet to be learnt. They are apart since being the best of thirty is news of its own: one line for
-    both is right on average and wrong for each. The fit itself speaks for "none of the topics" where it is low.
+    A standing is a photo's fit less what is usual for the topic (`Head.usual`); the lead is the best topic's over
+    the best other standing. Two logistic regressions on held-out photos (Platt 1999), with one setting for all topics,
+    so that it holds for those that are yet to be learnt. They are apart since being the best of thirty is news of its
+    own: one line for both is right on average and wrong for each. A standing itself speaks for "none of the topics"
+    where it is low.
+
+    `typical` is the mean cosine between photos of a topic that isn't built in and its true direction. With 0, nothing
+    is usual: standings are the fits. `vague` weighs topics that were shown by few photos, each of which may be the true
+    one although it fits less: the odds against a photo's best topic grow by
+
+        vague * sum over other topics j of vagueness_j * exp(weight of the lead * (standing_j - standing of the best))
     """
 
     best: Weights = (6.0, 10.0, -1.5)
     other: Weights = (6.0, 10.0, -2.0)
+    typical: float = 0.0
+    vague: float = 0.0
 
-    def log_odds(self, fits: Floats) -> Floats:
-        """Log-odds (N, topics) float32 of fits (N, topics). No topic is more likely than the one that fits best."""
+    @property
+    def floor(self) -> float:
+        """Where other topics' standings count from: where nothing is usual, a lead over nothing is the fit."""
+        return LOWEST if self.typical else 0.0
+
+    def log_odds(self, fits: Floats, usual: Floats, vagueness: Floats) -> Floats:
+        """Log-odds (N, topics) float32 of fits (N, topics). No topic is more likely than the one that fits best.
+
+        `usual` (topics,), or (N, topics), is taken from the fits; `vagueness` (topics,) is 0 for well-known topics, and
+        less than 1 for others.
+        """
         if fits.shape[1] == 0 or len(fits) == 0:
             return fits
-        columns = fits.T
-        top, photos = columns.argmax(axis=0), np.arange(len(fits))
-        first = columns[top, photos]
-        rest = columns.copy()
-        rest[top, photos] = 0
-        lead = np.where(first > 0, first - rest.max(axis=0), 0)  # others count from 0: a lead over nothing is the fit
-        a, b, c = (np.float32(weight) for weight in self.best)
-        best = a * first + b * np.maximum(lead, 0) + c
+        standings = _standings(fits, usual)
+        top, rest, first = standings
+        best, against = self._evidence(fits, standings, vagueness)
+        if self.vague and vagueness.any():
+            best = -np.logaddexp(-best, against + np.float32(np.log(self.vague)))
         a, b, c = (np.float32(weight) for weight in self.other)
-        odds: Floats = np.multiply(columns, a + b, out=rest)
+        odds: Floats = np.multiply(rest, a + b, out=rest)
         odds += c - b * first
-        np.minimum(odds, best, out=odds)
-        odds[top, photos] = best
+        np.minimum(odds, best - BEHIND, out=odds)
+        odds[top, np.arange(len(fits))] = best
         return odds.T
 
+    def evidence(self, fits: Floats, usual: Floats, vagueness: Floats) -> tuple[Floats, Floats]:
+        """Of each photo's best topic: log-odds were no other topic vague, and the logarithm of the sum, (N,) each.
 
-def fit_calibration(fits: Floats, label: npt.NDArray[np.intp], weight: npt.NDArray[np.float64]) -> Calibration:
-    """The calibration that makes held-out `fits` (N, topics) most likely; deterministic.
+        The latter is -30 at most where there is no such topic.
+        """
+        return self._evidence(fits, _standings(fits, usual), vagueness)
 
-    `label` (N) is each photo's topic, or -1 for one that is in none; `weight` (N) is what each counts.
+    def _evidence(self, fits: Floats, standings: Standings, vagueness: Floats) -> tuple[Floats, Floats]:
+        top, rest, first = standings
+        lead: Floats = first - np.maximum(rest.max(axis=0), np.float32(self.floor))
+        a, b, c = (np.float32(weight) for weight in self.best)
+        lead[fits[np.arange(len(fits)), top] <= self.floor] = 0
+        line: Floats = a * first + b * lead + c
+        unclear = np.flatnonzero(vagueness)
+        against: Floats = vagueness[unclear] @ np.exp(np.clip(b * (rest[unclear] - first), -30, 30))
+        total: Floats = np.log(np.maximum(against, np.float32(9e-14)))
+        return line, total
+
+
+Standings = tuple[npt.NDArray[np.intp], Floats, Floats]
+
+
+def _standings(fits: Floats, usual: Floats) -> Standings:
+    """The topic (N,) that fits each photo best; standings (topics, N), `LOWEST` for that topic; and its own (N,)."""
+    columns = fits.T
+    top, photos = columns.argmax(axis=0), np.arange(len(fits))
+    rest: Floats = columns - np.atleast_2d(usual).T
+    first = rest[top, photos]
+    rest[top, photos] = LOWEST
+    return top, rest, first
+
+
+def fit_calibration(
+    standings: Floats,
+    top: npt.NDArray[np.intp],
+    label: npt.NDArray[np.intp],
+    weight: npt.NDArray[np.float64],
+) -> Calibration:
+    """The two lines that make held-out `standings` (N, topics) most likely; deterministic.
+
+    `top` (N) is the topic that fits each photo best, `label` (N) its true one, or -1 for one that is in none; `weight`
+    (N) is what each counts.
     """
-    count, topics = fits.shape
-    order = np.argsort(fits, axis=1)
+    count, topics = standings.shape
     rows = np.arange(count)
-    top = order[:, -1]
-    first = fits[rows, top].astype(np.float64)
-    second = fits[rows, order[:, -2]].astype(np.float64)
-    lead = np.where(first > 0, first - np.maximum(second, 0), 0)
-    best = _logistic(np.stack([first, lead, np.ones(count)], axis=1), top == label, weight)
-    cells = np.ones(fits.shape, np.bool_)
+    first = standings[rows, top].astype(np.float64)
+    cells = np.ones(standings.shape, np.bool_)
     cells[rows, top] = False
-    rest = fits[cells].astype(np.float64)
+    rest = standings[cells].astype(np.float64)
+    lead = first - rest.reshape(count, topics - 1).max(axis=1)
+    best = _logistic(np.stack([first, lead, np.ones(count)], axis=1), top == label, weight)
     behind = rest - np.repeat(first, topics - 1)
     true = (label[:, None] == np.arange(topics))[cells]
     other = _logistic(np.stack([rest, behind, np.ones(len(rest))], axis=1), true, np.repeat(weight, topics - 1))

@@ -40,7 +40,7 @@ class Signals:
         return loudest
 
 
-WEIGHTS = (1.0, 0.1, 0.15, 0.5)
+WEIGHTS = (1.0, 0.1, 0.5, 0.5)
 """Of unsure, strange, alone and rejected in `doubt`. Confidence says most of it; see docs/learning.md."""
 
 

@@ -24,6 +24,8 @@ FEW = 0.35
 """How much of the shrinking of a prototype made from few photos is made up for: none 0, all 1 (see `_gain`)."""
 LEAN = 0.02
 """Added to the fit of a topic that isn't built in: built-in ones shaped the space, and fit better for that alone."""
+PRIOR = 20.0
+"""Examples whose word on how widely a topic spreads is worth what is known of topics in general."""
 PUSH = 3.0
 """By how much a photo's fit falls for being nearer to what was rejected than to the topic."""
 AT_ZERO = 2
@@ -45,7 +47,8 @@ class TopicStatistics:
 class Head:
     """Prototypes (K, d), the topic (column) of each and what is added to its fit; the last `against` push away.
 
-    `centre` (d,) is where directions are seen from, or None for zero.
+    `usual` (topics,) is what photos of a topic fit it by on average, and `vagueness` (topics,) how little is known of
+    where it lies (`Calibration`). `centre` (d,) is where directions are seen from, or None for zero.
     """
 
     prototypes: Floats
@@ -53,6 +56,8 @@ class Head:
     bonus: Floats
     against: int
     topics: int
+    usual: Floats
+    vagueness: Floats
     calibration: Calibration
     centre: Floats | None = None
 
@@ -83,7 +88,7 @@ class Head:
         out = np.empty((len(matrix), self.topics), np.float32)
         for start in range(0, len(matrix), BLOCK):
             block = slice(start, start + BLOCK)
-            out[block] = self.calibration.log_odds(self.fits(matrix[block]))
+            out[block] = self.calibration.log_odds(self.fits(matrix[block]), self.usual, self.vagueness)
         return out
 
 
@@ -105,8 +110,10 @@ def fit_head(
         {name: statistics[name] for name in topics if name in statistics and statistics[name].count}
         for statistics in (builtin, positive, negative)
     )
+    said = own
     if library is not None and own and builtin:
-        own = _sharpened(own, builtin, library, known)
+        own = sharpened(own, builtin, library, known)
+    usual, vagueness = standards(topics, builtin, said, own, calibration.typical)
     centre = None if builtin else _middle([*own.values(), *against.values()])
     if centre is not None:
         own, against = ({name: _seen_from(centre, each) for name, each in part.items()} for part in (own, against))
@@ -121,9 +128,52 @@ def fit_head(
         bonus=np.concatenate([np.zeros(len(shipped), np.float32), own_bonus, np.zeros(len(against), np.float32)]),
         against=len(against),
         topics=len(topics),
+        usual=usual,
+        vagueness=vagueness,
         calibration=calibration,
         centre=None if centre is None else centre.astype(np.float32),
     )
+
+
+def standards(
+    topics: Sequence[str],
+    builtin: Mapping[str, TopicStatistics],
+    said: Mapping[str, TopicStatistics],
+    own: Mapping[str, TopicStatistics],
+    typical: float,
+) -> tuple[Floats, Floats]:
+    """What photos of each topic fit it by (T,), and how vague it is (T,); zeros where nothing is `typical`.
+
+    Of a topic that a family made, `said` are its examples alone, `own` with what the library adds.
+    """
+    usual, vagueness = np.zeros((2, len(topics)), np.float32)
+    for column, name in enumerate(topics if typical else ()):
+        if name in builtin and builtin[name].count:
+            usual[column] = closeness(builtin[name])
+        elif name in own:
+            expected, vagueness[column] = expectation(typical, said[name], own[name].count)
+            usual[column] = expected * _gain(own[name].count) ** FEW + LEAN
+    return usual, vagueness
+
+
+def closeness(topic: TopicStatistics) -> float:
+    """Mean cosine between photos of a topic and its direction."""
+    return float(np.linalg.norm(topic.total)) / topic.count
+
+
+def expectation(typical: float, said: TopicStatistics, count: float) -> tuple[float, float]:
+    """Expected cosine of a topic's other photos to the mean of `count` of them, and the share of chance in that mean.
+
+    `said` are its examples, which tell of how near its photos lie to its true direction: with k of them,
+    (|total|^2 / k - 1) / (k - 1) is the square of that on average. It is mixed with `typical` squared, as if that had
+    come from `PRIOR` examples.
+    """
+    squared = PRIOR * typical**2
+    if said.count > 1:
+        squared += float(said.total @ said.total) / said.count - 1
+    squared = max(squared / (PRIOR + said.count - 1), 1e-3)
+    chance = (1 - squared) / count
+    return squared / float(np.sqrt(squared + chance)), (1 - TYPICAL**2) / (1 - TYPICAL**2 + count * TYPICAL**2)
 
 
 def _middle(topics: Sequence[TopicStatistics]) -> npt.NDArray[np.float64] | None:
@@ -151,7 +201,7 @@ def _own_prototypes(
     return np.array(directions, np.float32), np.array(bonus, np.float32)
 
 
-def _sharpened(
+def sharpened(
     own: Mapping[str, TopicStatistics], builtin: Mapping[str, TopicStatistics], library: Library, known: Iterable[str]
 ) -> dict[str, TopicStatistics]:
     """What a family showed, with the photos of its library that stand out as belonging to it."""

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from homespun.errors import OptionError
 from homespun.learning.calibration import Calibration, fit_calibration
-from homespun.learning.head import TopicStatistics, fit_head
+from homespun.learning.head import TopicStatistics, closeness, fit_head
+from homespun.learning.newcomers import Lesson, fit_newcomers, lessons
 from homespun.learning.space import GRID, FeatureSpace, Floats, unit_roots
 from homespun.learning.topic_learner import TopicLearner
 
@@ -65,15 +66,18 @@ def fit_builtin(
     mean = roots.mean(axis=0, dtype=np.float64)
     basis = _main_axes(roots, mean, min(2 * rank, features.shape[1]))
     rows = (roots - mean) @ basis  # the folds work in here, which holds nearly all of the variance
-    known = np.zeros((len(label) if calibration is None else 0, len(names)), np.float32)
+    known = usual = np.zeros((len(label) if calibration is None else 0, len(names)), np.float32)
     if calibration is None:
         fold = _folds(label, None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1])
-        known, strangers = _cross_validate(rows, label, fold, rank)
+        (known, usual), (strangers, usual_then) = _cross_validate(rows, label, fold, rank)
         calibration = fit_calibration(
-            np.concatenate([known, strangers]),
+            np.concatenate([known - usual, strangers - usual_then]),
+            np.concatenate([known, strangers]).argmax(axis=1),
             np.concatenate([label, np.full(len(label), -1)]),
             np.repeat([1.0, STRANGERS if len(names) > FOLDS else 0.0], len(label)),
         )
+        held = _left_out(rows, label, fold, rank) if len(names) > FOLDS else []
+        calibration = fit_newcomers(calibration, held)
     projection = (basis @ _axes(rows, label, rank)).astype(np.float16)
     space = FeatureSpace(mean.astype(np.float32), projection)
     steps = np.rint(space.project(features).astype(np.float64) * GRID)
@@ -81,21 +85,23 @@ def fit_builtin(
         str(name): TopicStatistics(int(counts[index]), steps[label == index].sum(axis=0) / GRID)
         for index, name in enumerate(names)
     }
-    return BuiltinTopics(space, statistics, calibration, calibration.log_odds(known))
+    clear = np.zeros(len(names), np.float32)
+    return BuiltinTopics(space, statistics, calibration, calibration.log_odds(known, usual, clear))
 
 
-def _cross_validate(rows: npt.NDArray[np.float64], label: Labels, fold: Labels, rank: int) -> tuple[Floats, Floats]:
-    """Fits (N, topics) of photos that the topics did not see, and of photos whose whole topic nobody had heard of."""
+def _cross_validate(
+    rows: npt.NDArray[np.float64], label: Labels, fold: Labels, rank: int
+) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    """Fits and usual fits, (N, topics) each: of photos that the topics did not see, and of photos of unknown topics."""
     topics = np.arange(int(label.max()) + 1)
-    known = np.empty((len(label), len(topics)), np.float32)
-    strangers = np.empty_like(known)
+    known, usual, strangers, usual_then = np.empty((4, len(label), len(topics)), np.float32)
     for index in range(FOLDS):
         test = fold == index
-        known[test] = _held_out(rows, label, ~test, test, topics, rank)
+        known[test], usual[test] = _held_out(rows, label, ~test, test, topics, rank)
         others = np.flatnonzero(topics % FOLDS != index) if len(topics) > FOLDS else topics
         test = label % FOLDS == index  # whole topics
-        strangers[test] = _held_out(rows, label, np.isin(label, others), test, others, rank)
-    return known, strangers
+        strangers[test], usual_then[test] = _held_out(rows, label, np.isin(label, others), test, others, rank)
+    return (known, usual), (strangers, usual_then)
 
 
 def _held_out(
@@ -105,14 +111,48 @@ def _held_out(
     test: npt.NDArray[np.bool_],
     known: Labels,
     rank: int,
-) -> Floats:
-    """Fits (M, topics) of the rows `test` by topics `known` as learnt from the rows `train`; others fit not at all."""
+) -> tuple[Floats, Floats]:
+    """Fits (M, topics) of the rows `test` by topics `known` as learnt from the rows `train`; others fit not at all.
+
+    Beside them what is usual for those topics, (topics,).
+    """
+    near, statistics = _learnt(rows, label, train, known, rank)
+    names = [_name(topic) for topic in range(int(label.max()) + 1)]
+    head = fit_head(names, statistics, {}, {}, Calibration())
+    usual = [closeness(statistics[name]) if name in statistics else 0 for name in names]
+    return head.fits(near[test]), np.array(usual, np.float32)
+
+
+def _left_out(rows: npt.NDArray[np.float64], label: Labels, fold: Labels, rank: int) -> list[Lesson]:
+    """Lessons about new topics: for each fold every other topic is left out, and photos of the others are held out."""
+    topics = np.arange(int(label.max()) + 1)
+    random = np.random.default_rng(0)
+    result = []
+    for index in range(FOLDS):
+        known = np.flatnonzero(topics % 2 != index % 2)
+        train = (fold != index) & np.isin(label, known)
+        near, statistics = _learnt(rows, label, train, known, rank)
+        held = np.flatnonzero((fold == index) & np.isin(label, known))
+        new = {_name(topic): near[label == topic] for topic in topics if topic not in known}
+        result += lessons(statistics, near[held], [_name(topic) for topic in label[held]], new, random)
+    return result
+
+
+def _learnt(
+    rows: npt.NDArray[np.float64], label: Labels, train: npt.NDArray[np.bool_], known: Labels, rank: int
+) -> tuple[Floats, dict[str, TopicStatistics]]:
+    """Coordinates (N, d) of all rows in the space of the rows `train`, and what those say of the topics `known`."""
     place = np.searchsorted(known, label[train])
-    axes = _axes(rows[train], place, rank)
-    near, far = (_unit(rows[part] @ axes) for part in (train, test))
-    statistics = {str(topic): TopicStatistics(1, near[place == index].sum(axis=0)) for index, topic in enumerate(known)}
-    head = fit_head([str(topic) for topic in range(int(label.max()) + 1)], statistics, {}, {}, Calibration())
-    return head.fits(far.astype(np.float32))
+    near = _unit(rows @ _axes(rows[train], place, rank))
+    statistics = {
+        _name(topic): TopicStatistics(int((place == index).sum()), near[train][place == index].sum(axis=0))
+        for index, topic in enumerate(known)
+    }
+    return near.astype(np.float32), statistics
+
+
+def _name(topic: int | np.intp) -> str:
+    return f"{topic:04}"
 
 
 def _axes(rows: npt.NDArray[np.float64], label: Labels, rank: int) -> npt.NDArray[np.float64]:

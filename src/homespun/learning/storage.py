@@ -100,7 +100,7 @@ def read(path: Path) -> Content:
         return Content(
             space,
             builtin,
-            Calibration(**{name: tuple(line) for name, line in description["calibration"].items()}),
+            _calibration(description["calibration"]),
             description["topics"],
             examples,
         )
@@ -120,6 +120,14 @@ def replace_file(path: Path, data: bytes) -> None:
     """Puts `data` at `path` in one step: a kill or a full disk leaves the old file, or the new, and nothing between."""
     with replacing(path) as beside:
         beside.write_bytes(data)
+
+
+def _calibration(stored: Mapping[str, Any]) -> Calibration:
+    """From what `asdict` made of it; of the first version, which had lines alone, too."""
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+    }
+    return Calibration(**values)
 
 
 def _digest(tensors: Mapping[str, npt.NDArray[Any]], description: Mapping[str, Any]) -> str:
