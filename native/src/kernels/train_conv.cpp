@@ -2,7 +2,7 @@
 // of the input are computed while blocks of rows are loaded, so that only raw convolution outputs are ever stored.
 // Windows are multiplied a few of their positions at a time, over as many pixels as the cache holds. Weights lie as the
 // optimizer keeps them, (kernel_h, kernel_w, channels / groups, out_channels); panels are packed into the workspace on
-// every call.
+// every call, but where so few rows are multiplied that weights are read where they lie.
 #include "train_conv.hpp"
 
 namespace hs::HS_ISA {
@@ -28,6 +28,16 @@ void pack_weights(const float* weights, int64_t row, int64_t inner, int64_t colu
   }
 }
 
+// Products with so few rows read the weights once, from where they lie: packing would move them twice more.
+constexpr int64_t kFewRows = 4 * kTileRows;
+constexpr int64_t kFewInner = 32;  // rows of weights that are walked side by side
+bool reads_in_place(const ForwardInts& d) {
+  return is_product(d) && d.groups == 1 && (d.half != 1 || !kPairProducts) &&
+         d.batch * d.out_height * d.out_width <= kFewRows;
+}
+// The columns behind the last whole panel are packed all the same.
+HS_INLINE int64_t whole_panels(int64_t columns) { return columns / kPanel * kPanel; }
+
 // Memory of the workspace, in floats: shared first, then a part for each thread. All parts are multiples of 64 bytes.
 struct ForwardPlan {
   int64_t inner, positions, at_once, a_row, columns, rows, block, packed, lines, a, c, ring, per_thread;
@@ -45,7 +55,8 @@ ForwardPlan plan_forward(const ForwardInts& d, int threads) {
                  (p.rows < 4 * threads * kTileRows || (p.rows <= p.columns && p.inner * p.columns > (512 << 10)));
   const int64_t inner = p.at_once * (d.channels / d.groups);
   p.block = rows_that_fit(inner + (p.by_columns ? divide_up(p.columns, threads) : p.columns), p.rows);
-  p.packed = d.groups * packed_floats(p.inner, p.columns);
+  p.packed = reads_in_place(d) ? packed_floats(p.inner, p.columns - whole_panels(p.columns))
+                               : d.groups * packed_floats(p.inner, p.columns);
   p.a_row = spread(even(d, inner));
   p.a = round_up(p.block * p.a_row, 32);
   p.c = round_up(p.block * p.columns, 16);
@@ -54,6 +65,29 @@ ForwardPlan plan_forward(const ForwardInts& d, int threads) {
   p.ring = round_up(p.lines * line_pixels(w) * d.channels, 32);
   p.per_thread = p.a + p.c + p.ring + round_up(4 * d.out_channels, 16);
   return p;
+}
+
+// C = A B + bias for B's columns as they lie, a few rows of B at a time, so that memory is read on and on along each;
+// and for those behind the last whole panel, as packed.
+void few_rows(Gemm g, const float* weights, int64_t weights_row, const float* packed, Range columns) {
+  const int64_t whole = whole_panels(g.columns), inner = g.inner;
+  const Range rows{0, g.rows};
+  if (columns.end > whole) {
+    g.b = packed;
+    g.b_panel = 0;
+    gemm(g, rows, {whole, g.columns});
+  }
+  const float* a = g.a;
+  g.b_inner = weights_row;
+  g.b_panel = kPanel;
+  for (int64_t k = 0; k < inner; k += kFewInner) {
+    g.a = a + k;
+    g.b = weights + k * weights_row;
+    g.inner = min_of(kFewInner, inner - k);
+    g.accumulate = k > 0;
+    if (k > 0) g.epilogue.bias = nullptr;
+    gemm(g, rows, {columns.begin, min_of(whole, columns.end)});
+  }
 }
 
 template <class S>
@@ -77,9 +111,13 @@ void forward(const Context& context) {
   constexpr bool pairs = !Block<S>::is_float;
   const OnLoad load_as = on_load(p.coefficients, d.channels, {static_cast<Activation>(d.activation), f.alpha, f.beta});
 
-  for (int64_t group = 0; group < d.groups; ++group)
+  const bool in_place = reads_in_place(d);
+  const int64_t whole = in_place ? whole_panels(plan.columns) : 0;
+  for (int64_t group = 0; !in_place && group < d.groups; ++group)
     pack_weights(weights + group * plan.columns, d.out_channels, plan.inner, plan.columns, pairs,
                  packed + group * packed_floats(plan.inner, plan.columns), context.thread, context.threads);
+  if (in_place && context.thread == context.threads - 1)
+    pack_panels(weights + whole, d.out_channels, 1, plan.inner, plan.columns - whole, packed);
   for (int64_t i = 0; counts && i < 2 * d.out_channels; ++i) sums[i] = 0.0;
   barrier(context);
 
@@ -127,7 +165,11 @@ void forward(const Context& context) {
         g.c = c;
         g.c_row = c_row;
         g.accumulate = at > 0;
-        gemm(g, {0, count}, columns);
+        if (in_place) {
+          few_rows(g, weights, d.out_channels, packed, columns);
+        } else {
+          gemm(g, {0, count}, columns);
+        }
       }
       finish_forward<S>(c + columns.begin, c_row, count, width, S::is_float ? nullptr : z + begin * z_row + first,
                         z_row, counts ? sums + first : nullptr, d.out_channels);

@@ -9,8 +9,11 @@ namespace {
 
 // With `ids` (int32, `rows` of them) the parameter is a table and `gradient` its rows: (rows, channels), to be added up
 // by id. So the gradient of a large table, nearly all of which is zero, is never stored; zeros count as such.
-HS_FIELDS(Operands, Buffer, gradient, hyper, control, parameter, first, second, ids, workspace);
-HS_FIELDS(Ints, int64_t, count, rows, channels, nesterov, decoupled);
+// With `x` (rows, inner) and `dz` (rows, channels), stored as `half` says, the parameter is the weights (inner,
+// channels) of a linear layer with that input and that gradient of its output (`product` is 1). The weights' gradient,
+// x^T dz, is computed where it is used.
+HS_FIELDS(Operands, Buffer, gradient, hyper, control, parameter, first, second, ids, x, dz, workspace);
+HS_FIELDS(Ints, int64_t, count, rows, channels, nesterov, decoupled, product, half, x_row, dz_row);
 // rate: multiplies the learning rate (of this parameter's group); clip: largest size of one value of the gradient.
 HS_FIELDS(Floats, float, rate, decay, clip, a, b, epsilon);
 
@@ -105,6 +108,78 @@ HS_INLINE bool blank(const float* row, int64_t count) {
   return bits == 0;
 }
 
+// The gradient of a linear layer's weights, each thread's share of it, a few rows of weights at a time, so that it
+// stays in the first-level cache between the product and the update: the same sums, in the same order, as the layer's
+// backward kernel gives for so few rows.
+constexpr int64_t kProductFloats = 4096;
+template <class S>
+class GradientProduct {
+ public:
+  explicit GradientProduct(const Context& context) : d_(ints_of<Ints>(context)) {
+    const auto& p = operands_of<Operands>(context);
+    const int64_t inner = d_.count / d_.channels, dz_row = row_of(d_.dz_row, d_.channels);
+    x_row_ = row_of(d_.x_row, inner);
+    rows_ = rows_of_block(d_);
+    padded_ = round_up(d_.channels, kWidth);
+    mine_ = share(inner, rows_, context.thread, context.threads);
+    block_ = static_cast<float*>(p.workspace) + context.thread * floats_per_thread(d_);
+    x_block_ = block_ + round_up(rows_ * d_.channels, 16);
+    dz_ = x_block_ + round_up(d_.rows * kTileRows, 16);
+    x_ = p.x;
+    const typename S::Value* from = p.dz;
+    const int64_t width = mine_.end - mine_.begin;
+    for (int64_t r = 0; r < d_.rows; ++r) {
+      Vec of_dz = zero(), of_x = zero();
+      float* dz = dz_ + r * padded_;
+      over_vectors(
+          d_.channels, HS_EACH {
+            const Vec v = S::read(from + r * dz_row + i, lanes);
+            store(dz + i, v);  // what is behind the row is padding
+            of_dz += abs_of(v);
+          });
+      over_vectors(width, HS_EACH { of_x += abs_of(S::read(x_ + r * x_row_ + mine_.begin + i, lanes)); });
+      bound_ += sum_of(of_dz) * sum_of(of_x);
+    }
+  }
+  // No value of this thread's share is larger; NaN or infinite where nothing can be said.
+  float bound() const { return bound_; }
+  // f(gradient, first value, values)
+  template <class F>
+  void over_blocks(F f) {
+    for (int64_t k = mine_.begin; k < mine_.end; k += rows_) {
+      const int64_t count = min_of(rows_, mine_.end - k);
+      __builtin_memset(block_, 0, static_cast<size_t>(count * d_.channels) * sizeof(float));
+      const float* x = x_block_;
+      int64_t x_row = kTileRows;
+      if constexpr (S::is_float) {
+        x = x_ + k;
+        x_row = x_row_;
+      } else {
+        for (int64_t r = 0; r < d_.rows; ++r)
+          load_row<S>(x_ + r * x_row_ + k, {nullptr, nullptr, {Activation::none, 0.0f, 0.0f}}, x_block_ + r * kTileRows,
+                      count);
+      }
+      gemm_transposed(x, x_row, count, dz_, padded_, d_.channels, d_.rows, block_, d_.channels);
+      f(block_, k * d_.channels, count * d_.channels);
+    }
+  }
+  static int64_t bytes(const Ints& d, int threads) { return threads * floats_per_thread(d) * 4; }
+
+ private:
+  static int64_t rows_of_block(const Ints& d) { return max_of(1, min_of(kTileRows, kProductFloats / d.channels)); }
+  static int64_t floats_per_thread(const Ints& d) {
+    return round_up(rows_of_block(d) * d.channels, 16) + round_up(d.rows * kTileRows, 16) +
+           d.rows * round_up(d.channels, 16);
+  }
+
+  const Ints& d_;
+  const typename S::Value* x_;
+  int64_t x_row_, rows_, padded_;
+  Range mine_;
+  float *block_, *x_block_, *dz_;
+  float bound_ = 0.0f;
+};
+
 template <class F>
 HS_INLINE void over_parameters(const Context& context, F update) {
   const auto& p = operands_of<Operands>(context);
@@ -132,6 +207,22 @@ HS_INLINE void over_parameters(const Context& context, F update) {
         });
   };
   const auto from = [](float* state, int64_t begin) { return state == nullptr ? nullptr : state + begin; };
+  const auto by_product = [&](auto product) {
+    Vec nought = zero();
+    // Far below the largest float32, whatever was rounded: then none of the values needs to be looked at.
+    if (!(product.bound() * max_of(control[1], -control[1]) < 0x1p120f))
+      product.over_blocks(
+          [&](const float* gradient, int64_t, int64_t count) { nought += looked_at(gradient, count, factor); });
+    if (!accepts(context, nought, control)) return;
+    product.over_blocks([&](const float* gradient, int64_t begin, int64_t count) {
+      apply(gradient, parameter + begin, from(first, begin), from(second, begin), count);
+    });
+  };
+  if (d.product != 0) {
+    if (d.half == 0) return by_product(GradientProduct<Float32>(context));
+    if (d.half == 1) return by_product(GradientProduct<BFloat16>(context));
+    return by_product(GradientProduct<Float16>(context));
+  }
   if (p.ids.absent()) {
     const Range mine = share(d.count, 64, context.thread, context.threads);
     const float* gradient = static_cast<const float*>(p.gradient) + mine.begin;
@@ -164,7 +255,8 @@ HS_INLINE void over_parameters(const Context& context, F update) {
   });
 }
 int64_t update_workspace(const int64_t* ints, int threads) {
-  return GradientRows::bytes(*reinterpret_cast<const Ints*>(ints), threads);
+  const Ints& d = *reinterpret_cast<const Ints*>(ints);
+  return d.product != 0 ? GradientProduct<Float32>::bytes(d, threads) : GradientRows::bytes(d, threads);
 }
 #define HS_UPDATE [&](Vec& w, Vec& g, Vec& m, Vec& v, Vec rate) __attribute__((always_inline))
 

@@ -22,6 +22,7 @@ from homespun.compile.passes.fuse_training_blocks import fuse_training_blocks
 from homespun.compile.passes.recompute import candidates, recompute, worthwhile
 from homespun.compile.passes.select_rows_early import select_rows_early
 from homespun.compile.passes.store_half import store_half
+from homespun.compile.passes.update_by_product import update_by_product
 from homespun.compile.passes.update_tables_by_rows import update_tables_by_rows
 from homespun.compile.schedule import schedule
 from homespun.errors import ShapeError
@@ -314,6 +315,7 @@ def fused_graph(
     if plan.fuse:
         update_tables_by_rows(graph)
         fuse_training_blocks(graph)
+        update_by_product(graph, types)
     else:
         graph.prune()
     return FusedGraph(graph, types, inputs, control, loss)

@@ -3,7 +3,8 @@
 Updates write to parameters and optimizer states. All read `hyper` (float32 (8,): learning rate, two numbers that the
 optimizer works out for the step, one over the loss scale, what a micro-batch counts) and `control` (float32 (5,): go,
 factor, gradient norm, parameters updated so far, whether a gradient was not finite: then the rest stays as it is).
-With `ids` the gradient of a table is given as the rows that `embedding_gradient` would add up.
+With `ids` the gradient of a table is given as the rows that `embedding_gradient` would add up; with `x` that of a
+linear layer's weights as the layer's input and its output's gradient, whose product it is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 
 from homespun.graph.graph import Node, TensorType
 from homespun.graph.operator import Attributes, Cost, Operator
+from homespun.ops.storage import is_half
+from homespun.ops.training_norm import rows_of
 
 HYPER, CONTROLS = 8, 5
 
@@ -23,6 +26,11 @@ HYPER, CONTROLS = 8, 5
 def _cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
     assert ins[0] is not None
     return Cost(4 * ins[0].size)
+
+
+def _update_cost(a: Attributes, ins: Sequence[TensorType | None], outs: Sequence[TensorType]) -> Cost:
+    x = ins[7] if len(ins) > 7 else None
+    return Cost((4 + (2 * rows_of(x) if x is not None else 0)) * outs[0].size)
 
 
 def _lower_guard(low: Any, node: Node) -> None:
@@ -87,20 +95,24 @@ def _written(a: Attributes, ins: Sequence[TensorType | None]) -> list[TensorType
 
 def _lower_update(low: Any, node: Node) -> None:
     a = low.attributes(node)
-    gradient, hyper, control, parameter, first, second, ids = (*node.inputs, "")[:7]
+    gradient, hyper, control, parameter, first, second, ids, x = (*node.inputs, "", "")[:8]
     operands = {
-        "gradient": gradient,
+        "gradient": "" if x else gradient,
         "hyper": hyper,
         "control": control,
         "parameter": parameter,
         "first": first,
         "second": second,
         "ids": ids,
+        "x": x,
+        "dz": gradient if x else "",
     }
     ints = {
         "count": low.type(parameter).size,
-        "rows": low.type(ids).size if ids else 0,
-        "channels": low.type(parameter).shape[-1] if ids else 1,
+        "rows": low.type(ids).size if ids else rows_of(low.type(x)) if x else 0,
+        "channels": low.type(parameter).shape[-1] if ids or x else 1,
+        "product": int(bool(x)),
+        "half": is_half(low.type(x)) if x else 0,
         "nesterov": int(a["nesterov"]),
         "decoupled": int(a["decoupled"]),
     }
@@ -179,8 +191,8 @@ def _update_to_onnx(write: Any, node: Node) -> None:
 
 
 def _update(name: str) -> Operator:
-    inputs = ("gradient", "hyper", "control", "parameter", "first?", "second?", "ids?")
-    return Operator(name, inputs, _written, _UPDATE, lower=_lower_update, cost=_cost, to_onnx=_update_to_onnx)
+    inputs = ("gradient", "hyper", "control", "parameter", "first?", "second?", "ids?", "x?")
+    return Operator(name, inputs, _written, _UPDATE, lower=_lower_update, cost=_update_cost, to_onnx=_update_to_onnx)
 
 
 def _lower_average(low: Any, node: Node) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from homespun.graph import Graph, Node, Tensor, TensorType
 from homespun.ops.training_convolution import X
+from homespun.ops.update import UPDATES
 
 LAYERS = ("train_conv2d", "train_linear", "layer_norm")
 _BACKWARD = (
@@ -23,6 +24,7 @@ _BACKWARD = (
     "normalize_input_gradient",
     "unary_gradient",
     "attention_gradient",
+    *UPDATES,  # of a linear layer, from its input
 )
 
 #: Multiply-adds for each element of the output up to which a layer is computed again without being asked: a 1x1
