@@ -29,7 +29,7 @@ void pack_weights(const float* weights, int64_t row, int64_t inner, int64_t colu
 }
 
 // Products with so few rows read the weights once, from where they lie: packing would move them twice more.
-constexpr int64_t kFewRows = 4 * kTileRows;
+constexpr int64_t kFewRows = 32;
 constexpr int64_t kFewInner = 32;  // rows of weights that are walked side by side
 bool reads_in_place(const ForwardInts& d) {
   return is_product(d) && d.groups == 1 && (d.half != 1 || !kPairProducts) &&

@@ -111,7 +111,7 @@ HS_INLINE bool blank(const float* row, int64_t count) {
 // The gradient of a linear layer's weights, each thread's share of it, a few rows of weights at a time, so that it
 // stays in the first-level cache between the product and the update: the same sums, in the same order, as the layer's
 // backward kernel gives for so few rows.
-constexpr int64_t kProductFloats = 4096;
+constexpr int64_t kProductFloats = 6144;
 template <class S>
 class GradientProduct {
  public:

@@ -19,7 +19,7 @@ from homespun.ops.training_norm import rows_of
 from homespun.ops.update import UPDATES
 
 #: The most rows, and values of the output's gradient.
-MOST_ROWS, MOST_VALUES = 64, 64 << 10
+MOST_ROWS, MOST_VALUES = 32, 64 << 10
 _WEIGHT_GRADIENT = 2  # among the outputs of `linear_backward`
 
 
