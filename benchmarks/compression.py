@@ -100,7 +100,7 @@ class Row:
 
     def mixed(self) -> hs.Graph:
         """16 bits in the layers that change answers most."""
-        model = self.calibrated()
+        model = self.calibrated("head")
         x = self.some(model, 400)
         answers = hs.Predictor(model, BATCH)(x).argmax(axis=1)
         return hs.mixed_precision(model, (x, answers), AGREEMENT_BUDGET).model

@@ -12,9 +12,6 @@ from homespun.commands.model_check import BATCH
 from homespun.commands.output import JsonOption, plural, print_json, say
 from homespun.commands.pictures import CALIBRATION, read_photos
 
-#: Photos to choose 8-bit weights on: the model runs half for each of its layers.
-ROUNDING = 128
-
 
 def add_to(group: typer.Typer) -> None:
     """Add this command to `homespun model`."""
@@ -70,7 +67,7 @@ def compress(
     facts["flops"] = flops(graph)
     if pictures is not None:
         if weights is Stored.INT8 and budget is None:
-            graph = hs.round_weights(graph, pictures[:ROUNDING])
+            graph = hs.round_weights(graph, pictures)
         graph = hs.calibrate(graph, pictures[:CALIBRATION])
         facts["photos"] = len(pictures)
         if budget is not None:

@@ -14,7 +14,8 @@ from homespun.runtime.samples import input_batches
 
 #: Wider tensors are not measured: their covariances would take more than 128 MiB each.
 WIDEST = 4096
-_BATCH = 8
+#: Samples that run at once. All that is measured of a batch is kept.
+_BATCH = 2
 
 
 def channel_statistics(model: Graph, data: Any, *, threads: int = 2) -> dict[str, ChannelStatistics]:
