@@ -48,6 +48,7 @@ class Row:
     def __init__(self, network: str, options: argparse.Namespace) -> None:
         self.network, self.options = network, options
         self.images = np.load(photos_of(options))
+        self.checkpoints: list[Path] = []  # of runs that are done
 
     def backbone(self, network: str) -> hs.Graph:
         path = {**WEIGHTS, TEACHER: TEACHER_WEIGHTS}[network]
@@ -154,7 +155,7 @@ class Row:
         schedule = hs.schedules.Cosine(self.options.epochs * data.steps(BATCH))
         saver = hs.callbacks.CheckpointSaver(keep, seconds=60)
         trainer.distill(model, data, self.options.epochs, schedule=schedule, callbacks=[*callbacks, saver])
-        keep.unlink(missing_ok=True)
+        self.checkpoints.append(keep)
         return answers_only(trainer.model())
 
     def right(self, model: hs.Graph, weights: str) -> np.ndarray:
@@ -245,6 +246,8 @@ def measure(network: str, name: str, options: argparse.Namespace) -> None:
         ),
     )
     hs.save(model, Path(f"{path}.hsp"))
+    for checkpoint in row.checkpoints:
+        checkpoint.unlink(missing_ok=True)
 
 
 def latencies(networks: list[str], names: list[str], options: argparse.Namespace) -> dict[str, float]:
