@@ -237,8 +237,14 @@ their coordinates; the projection that makes coordinates of features; and the ca
 nothing that a photo can be made from again, is in it. Features: backbone `{version}`.
 
 `builtin_exemplars.safetensors` holds maps of 20 of these photos for each topic, for [refining](refining.md): 7 x 7
-cells of what the network makes of a photo before its last block, in 4 bits. It is no picture; how much of one could be
-guessed from it was not measured.
+cells of what the network makes of a photo before its last block, in 4 bits. It is no picture, but not nothing either.
+A linear decoder, learnt from 746 other photos (each cell's 8 x 8 pixels from the 3 x 3 cells about it), makes of 150
+photos pictures that correlate with the photos by 0.60 on average (14.6 dB): as much as a photo that is shrunk to
+between 2 x 2 and 3 x 3 pixels (0.51, 15.1 dB; 0.64, 16.1 dB). One sees colours, where things are, and of a face that
+fills the photo that it is one, not whose. The photo that such a picture came from is nearest to it, of the 150, in 53
+of 100 cases. A decoder with more layers would get more; how much was not measured. Who has a photo can tell for
+certain whether it is among the exemplars. So treat exemplars of your own photos, if you make any for a device that you
+sell, as you would treat small pictures of them.
 
 ## What they were made from
 
