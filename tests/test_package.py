@@ -87,6 +87,13 @@ def test_every_public_name_exists_and_is_documented() -> None:
     assert set(homespun.__all__) <= set(dir(homespun))
 
 
+def test_python_can_say_which_public_name_was_meant() -> None:
+    with pytest.raises(AttributeError, match="'Predicter'") as caught:
+        _ = homespun.Predicter  # type: ignore[attr-defined]
+    assert caught.value.name == "Predicter"
+    assert caught.value.obj is homespun
+
+
 def test_layers() -> None:
     linter = Path(sys.executable).parent / "lint-imports"
     result = subprocess.run([linter], cwd=ROOT, capture_output=True, text=True)

@@ -5,6 +5,7 @@ The public API of the engine. Names are loaded when they are first used, so that
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
-        raise AttributeError(f"module 'homespun' has no attribute {name!r}")
+        # With `name` and `obj` Python says which name was probably meant.
+        raise AttributeError(f"module 'homespun' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     import_module("homespun.ops")  # fills the table of operators that graphs are checked against
     module = _LAZY[name]
     value = getattr(import_module(module), name) if module else import_module(f"homespun.{name}")

@@ -241,3 +241,8 @@ def test_a_wrong_shape_says_what_was_expected(shape: tuple[int, ...]) -> None:
 def test_an_impossible_option_says_what_is_possible(options: dict) -> None:
     with pytest.raises(OptionError, match=r"at least 1|'float32' or 'int8'|usable are"):
         Predictor(residual_network(), **options)
+
+
+def test_a_path_is_no_model() -> None:
+    with pytest.raises(OptionError, match=r"model is 'net.hsp'; it must be a Graph"):
+        Predictor("net.hsp")  # type: ignore[arg-type]

@@ -150,6 +150,11 @@ def test_a_spliced_head_is_what_is_trained() -> None:
         hs.splice(backbone, perceptron())
 
 
+def test_one_name_is_no_list_of_classes() -> None:
+    with pytest.raises(hs.OptionError, match="head is 'cat'; it can be a graph, a list of names of classes"):
+        hs.splice(perceptron(), "cat")
+
+
 def test_a_head_is_told_from_layers_of_the_backbone_that_are_named_so() -> None:
     backbone = hs.zoo.mobilenet_v2(classes=5, width=0.25, image_size=32)
     assert any(name.startswith("head.") for name in backbone.parameters())

@@ -29,6 +29,8 @@ class Predictor:
     def __init__(
         self, model: Graph, batch: int = 1, weights: str = "float32", threads: int = 2, isa: str | None = None
     ) -> None:
+        if not isinstance(model, Graph):
+            raise OptionError(f"model is {model!r}; it must be a Graph, as hs.load(path) and hs.zoo give it")
         if batch < 1 or threads < 1:
             raise OptionError(f"batch and threads must be at least 1, not {batch} and {threads}")
         if threads > MOST_THREADS:

@@ -32,6 +32,8 @@ def splice(
     ("new_head." where the backbone has names like that itself, as zoo networks do), and `Trainer(trainable="head")`
     trains those. Raises `ShapeError` for shapes that do not fit.
     """
+    if isinstance(head, str):
+        raise OptionError(f"head is {head!r}; it can be a graph, a list of names of classes, or their number")
     where = at or (FEATURES if FEATURES in backbone.tensors else None)
     if where is None:
         if len(backbone.outputs) != 1:
