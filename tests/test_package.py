@@ -92,6 +92,10 @@ def test_python_can_say_which_public_name_was_meant() -> None:
         _ = homespun.Predicter  # type: ignore[attr-defined]
     assert caught.value.name == "Predicter"
     assert caught.value.obj is homespun
+    with pytest.raises(AttributeError, match="'mobilnet_v2'") as caught:
+        _ = homespun.zoo.mobilnet_v2  # type: ignore[attr-defined]
+    assert caught.value.name == "mobilnet_v2"
+    assert caught.value.obj is homespun.zoo
 
 
 def test_layers() -> None:

@@ -21,7 +21,8 @@ class LazyPackage(ModuleType):
     def __getattr__(self, name: str) -> Any:
         homes: Mapping[str, str] = self.__dict__.get(_HOMES, {})
         if name not in homes:
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+            # With `name` and `obj` Python says which name was probably meant.
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name, obj=self)
         home = import_module(f"{self.__name__}.{homes[name] or name}")
         value = getattr(home, name) if homes[name] else home
         super().__setattr__(name, value)

@@ -237,7 +237,9 @@ def test_a_wrong_shape_says_what_was_expected(shape: tuple[int, ...]) -> None:
         Predictor(residual_network())(image(*shape))
 
 
-@pytest.mark.parametrize("options", [{"batch": 0}, {"threads": 0}, {"weights": "int4"}, {"isa": "avx1024"}])
+@pytest.mark.parametrize(
+    "options", [{"batch": 0}, {"threads": 0}, {"threads": "2"}, {"batch": 1.5}, {"weights": "int4"}, {"isa": "avx1024"}]
+)
 def test_an_impossible_option_says_what_is_possible(options: dict) -> None:
     with pytest.raises(OptionError, match=r"at least 1|'float32' or 'int8'|usable are"):
         Predictor(residual_network(), **options)

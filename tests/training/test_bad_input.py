@@ -51,7 +51,7 @@ CALLS: dict[str, tuple[Callable[[Trainer], object], type[Exception], str]] = {
     "nothing for pictures": (lambda t: t.step(None, Y), hs.ShapeError, "image"),  # type: ignore[arg-type]
     "complex pictures": (lambda t: t.step(X.astype(complex), Y), hs.ShapeError, "complex"),
     "arrays of objects": (lambda t: t.step(X.astype(object), Y), hs.ShapeError, "object"),
-    "labels as text": (lambda t: t.step(X, np.array(["cat"] * 8)), hs.ShapeError, "targets"),
+    "labels as text": (lambda t: t.step(X, np.array(["cat"] * 8)), hs.TrainingError, "whole number of its class"),
     "labels that wrap": (lambda t: t.step(X, np.full(8, 2**32)), hs.TrainingError, "4294967296 is out of range"),
     "negative shares": (lambda t: t.step(X, np.full((8, 4), -0.5)), hs.TrainingError, "probabilities"),
     "shares above one": (lambda t: t.step(X, np.full((8, 4), 9.0)), hs.TrainingError, "probabilities"),

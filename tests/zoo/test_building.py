@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -36,9 +38,14 @@ def test_the_seed_decides_the_initial_weights(name: str, width: float) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"image_size": 16}, "at least 32"), ({"classes": 0}, "classes"), ({"dropout": 1.0}, "dropout")],
+    [
+        ({"image_size": 16}, "at least 32"),
+        ({"classes": 0}, "classes"),
+        ({"classes": ["cat", "dog"]}, r"classes is \['cat', 'dog'\]; it must be a whole number"),
+        ({"dropout": 1.0}, "dropout"),
+    ],
 )
-def test_wrong_options_say_what_is_possible(options: dict[str, float], message: str) -> None:
+def test_wrong_options_say_what_is_possible(options: dict[str, Any], message: str) -> None:
     with pytest.raises(hs.OptionError, match=message):
         hs.zoo.mobilenet_v2(width=0.25, **options)
 

@@ -13,6 +13,7 @@ from homespun.compile.passes import for_inference
 from homespun.errors import OptionError
 from homespun.graph import Array, Graph, check, infer
 from homespun.graph.inputs import input_arrays, wrong_shape
+from homespun.options import at_least_one
 
 WEIGHTS = ("float32", "int8")
 
@@ -31,8 +32,7 @@ class Predictor:
     ) -> None:
         if not isinstance(model, Graph):
             raise OptionError(f"model is {model!r}; it must be a Graph, as hs.load(path) and hs.zoo give it")
-        if batch < 1 or threads < 1:
-            raise OptionError(f"batch and threads must be at least 1, not {batch} and {threads}")
+        batch, threads = at_least_one("batch", batch), at_least_one("threads", threads)
         if threads > MOST_THREADS:
             raise OptionError(f"threads is {threads}; it can be at most {MOST_THREADS}")
         if weights not in WEIGHTS:

@@ -319,6 +319,8 @@ def as_targets(
         raise ShapeError(f"the loss takes {len(types)} targets, {len(targets)} given")
     arrays = []
     for t, given in zip(types, targets, strict=True):
+        if given.dtype.kind not in "biuf":
+            raise TrainingError(f"targets are {given.dtype}, not numbers; a label is the whole number of its class")
         if tuple(given.shape) != t.shape:
             raise ShapeError(f"targets have the shape {tuple(given.shape)}, expected {t.shape} ({t.dtype})")
         arrays.append(np.ascontiguousarray(given, dtype=t.dtype))

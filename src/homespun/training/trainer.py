@@ -16,6 +16,7 @@ from homespun.compile.training import TrainingProgram
 from homespun.errors import OptionError
 from homespun.graph import Array, Graph, check
 from homespun.graph.inputs import input_arrays
+from homespun.options import at_least_one
 from homespun.training.budget import as_bytes, choose
 from homespun.training.loss_scale import LossScale
 from homespun.training.losses import Loss, LossFunction, as_loss
@@ -65,9 +66,8 @@ class Trainer(Stepping):
         loss_scale: LossScale | None = None,
         isa: str | None = None,
     ) -> None:
-        for name, number in (("batch", batch), ("accumulate", accumulate), ("threads", threads)):
-            if not isinstance(number, int) or number < 1:
-                raise OptionError(f"{name} is {number!r}; it must be a whole number, at least 1")
+        batch, accumulate = at_least_one("batch", batch), at_least_one("accumulate", accumulate)
+        threads = at_least_one("threads", threads)
         if threads > MOST_THREADS:
             raise OptionError(f"threads is {threads}; it can be at most {MOST_THREADS}")
         if not isinstance(seed, (int, np.integer)) or not -(2**63) <= seed < 2**63:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import homespun.ops  # noqa: F401  (fills the operators' table, which building checks against)
 from homespun.errors import OptionError
 from homespun.graph import Attribute, Graph, GraphBuilder
+from homespun.options import at_least_one
 
 ImageSize = int | Sequence[int]
 #: ImageNet's mean and spread on a scale of 0 to 255, by channel, as torchvision's weights expect.
@@ -144,8 +145,9 @@ def classify(build: GraphBuilder, x: str, channels: int, classes: int, dropout: 
 
 def check_head(classes: int, dropout: float) -> None:
     """Raise `OptionError` for what no classifier can have."""
-    if classes < 1 or not 0.0 <= dropout < 1.0:
-        raise OptionError(f"classes must be at least 1 and dropout in [0, 1), not {classes} and {dropout}")
+    at_least_one("classes", classes)
+    if not 0.0 <= dropout < 1.0:
+        raise OptionError(f"dropout is {dropout}; it can be 0 up to but not 1")
 
 
 def divisible(channels: float, by: int = 8) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import homespun.ops  # noqa: F401  (fills the operators' table, which building checks against)
 from homespun.errors import OptionError
 from homespun.graph import Graph, GraphBuilder
+from homespun.zoo.layers import check_head
 from homespun.zoo.pretrained import Renames, Weights, load_weights
 
 EPS = 1e-12
@@ -83,8 +84,7 @@ def tinybert(
         raise OptionError(f"head is {head!r}; it can be {', '.join(map(repr, HEADS))}")
     if not 1 <= sequence <= POSITIONS:
         raise OptionError(f"sequence is {sequence}; it can be 1 to {POSITIONS}")
-    if classes < 1 or not 0.0 <= dropout < 1.0:
-        raise OptionError(f"classes must be at least 1 and dropout in [0, 1), not {classes} and {dropout}")
+    check_head(classes, dropout)
     size = size or SIZES[layers]
     build = GraphBuilder("tinybert", seed)
     build.graph.metadata.update({"architecture": "tinybert", "vocabulary": "bert-base-uncased"})

@@ -11,6 +11,7 @@ import re
 
 from homespun.errors import OptionError
 from homespun.graph import Graph, GraphBuilder
+from homespun.options import at_least_one
 from homespun.zoo.layers import ImageSize, Style, begin, conv_norm, divisible
 from homespun.zoo.pretrained import Renames, Weights, load_weights
 
@@ -68,8 +69,7 @@ class _Darknet:
 
 
 def _begin(name: str, classes: int, width: float, image_size: ImageSize, seed: int) -> tuple[_Darknet, str]:
-    if classes < 1:
-        raise OptionError(f"classes must be at least 1, not {classes}")
+    at_least_one("classes", classes)
     height, wide = (image_size, image_size) if isinstance(image_size, int) else image_size
     if height % 32 or wide % 32:
         raise OptionError(f"image_size is {height}x{wide}; both must be multiples of 32")
