@@ -100,9 +100,9 @@ def test_a_newcomers_first_evening(evening: Evening, open_page: OpenPage) -> Non
     # The photos are there, sorted into topics.
     page = open_page(address, **TV)
     expect(page.locator(".row").first).to_contain_text("Newest")
-    for topic in ("Food", "Cats"):
+    for topic in ("Receipts", "Cats"):
         expect(page.locator("h2", has_text=topic)).to_be_visible()
-    assert {"food", "cat"} <= {topic.key for topic in album.topics() if topic.photos}
+    assert {"receipt", "cat"} <= {topic.key for topic in album.topics() if topic.photos}
     evening.picture(page, "home")
 
     # One photo is corrected with the keys of a remote alone.
@@ -197,25 +197,25 @@ def test_a_newcomers_first_evening(evening: Evening, open_page: OpenPage) -> Non
     page.get_by_role("link", name="中文").click()
     expect(page.locator("h1")).to_have_text("历史")
     page.goto(address)
-    expect(page.locator("h2", has_text="美食")).to_be_visible()
+    expect(page.locator("h2", has_text="猫")).to_be_visible()
     evening.picture(page, "home-zh")
 
 
 def test_on_a_phone(evening: Evening, open_page: OpenPage) -> None:
     page = open_page(evening.address, **PHONE)
-    expect(page.locator("h2", has_text="Food")).to_be_visible()
+    expect(page.locator("h2", has_text="Cats")).to_be_visible()
     evening.picture(page, "phone")
     number = next(  # of which nobody has said anything yet, whatever was answered before
         photo.id
-        for photo in evening.album.photos(topic="food").photos
+        for photo in evening.album.photos(topic="cat").photos
         if all(topic.source == "automatic" for topic in photo.topics)
     )
-    page.goto(f"{evening.address}/photos/{number}?topic=food")
-    page.locator(".verdict", has_text="Food").locator("[data-action=yes]").tap()
-    expect(page.locator("#toast")).to_contain_text("Learnt: this is “Food”")
-    expect(page.locator(".verdict", has_text="Food")).to_contain_text("You said so")
+    page.goto(f"{evening.address}/photos/{number}?topic=cat")
+    page.locator(".verdict", has_text="Cats").locator("[data-action=yes]").tap()
+    expect(page.locator("#toast")).to_contain_text("Learnt: this is “Cats”")
+    expect(page.locator(".verdict", has_text="Cats")).to_contain_text("You said so")
     page.locator("#toast").get_by_role("button", name="Undo").tap()
-    expect(page.locator(".verdict", has_text="Food")).to_contain_text("% sure")
+    expect(page.locator(".verdict", has_text="Cats")).to_contain_text("% sure")
 
     chinese = open_page(f"{evening.address}/photos/{evening.number('cat-1')}", locale="zh-CN", **PHONE)
     expect(chinese.locator(".verdict", has_text="猫")).to_be_visible()
