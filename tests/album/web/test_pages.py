@@ -1,8 +1,10 @@
 """The pages as a browser without scripts sees them."""
 
+import datetime
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
@@ -171,6 +173,26 @@ def test_the_large_picture_is_of_a_topic_that_has_a_large_photo(client: TestClie
     album.records[large] = replace(album.records[large], width=3000, height=2000)
     hero = re.search(r'class="hero.*?/photos/(\d+)/', client.get("/").text, re.DOTALL)
     assert hero and int(hero[1]) == large
+
+
+def test_a_look_back_is_on_several_photos(
+    client: TestClient, album: FakeAlbum, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, members in album.members.items():
+        if key != "cats":
+            album.members[key] = type(members)(sorted(members)[:2])
+    album.members["cats"] |= set(sorted(album.records)[:3])
+    assert sum(1 for topic in album.topics() if topic.photos) > 1
+    for day in range(8):
+
+        class Day(datetime.date):
+            @classmethod
+            def today(cls, day: int = day) -> datetime.date:
+                return datetime.date(2026, 1, 1 + day)
+
+        monkeypatch.setattr("homespun.album.web.pages.datetime", SimpleNamespace(date=Day))
+        hero = re.search(r'class="hero.*?<h1>(.*?)</h1>', client.get("/").text, re.DOTALL)
+        assert hero and hero[1] == "Cats"
 
 
 def test_problems_say_what_to_do_in_both_languages(client: TestClient) -> None:

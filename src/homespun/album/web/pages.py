@@ -35,6 +35,7 @@ PROBLEMS_SHOWN = 500
 HERO_CANDIDATES = 12
 HERO_WIDTH = 1600
 HERO_TOPICS = 5
+HERO_LEAST = 3
 CHOICES_SHOWN = 24
 SUGGESTIONS = 4
 WORTH_ASKING = 0.02
@@ -312,12 +313,15 @@ def _row(
 def _hero(present: Presenter, album: Album, topics: list[Topic]) -> dict[str, Any] | None:
     """The large picture on top: each day another topic, and of its surest photos the first that fills the width.
 
-    A topic of small photos only would be a blur: the next ones are tried, and else it is the largest of all.
+    A topic of small photos only would be a blur, and one of one or two is little to look back on: the next ones are
+    tried, and else it is the largest photo of all.
     """
-    filled = [topic for topic in topics if topic.photos]
+    day = datetime.date.today().toordinal()
+    several = [topic for topic in topics if topic.photos >= HERO_LEAST]
+    few = [topic for topic in topics if 0 < topic.photos < HERO_LEAST]
+    turns = [part[(day + turn) % len(part)] for part in (several, few) for turn in range(len(part))]
     found: list[tuple[Photo, Topic]] = []
-    for turn in range(min(HERO_TOPICS, len(filled))):
-        topic = filled[(datetime.date.today().toordinal() + turn) % len(filled)]
+    for topic in turns[:HERO_TOPICS]:
         surest = album.photos(topic=topic.key, sort="confidence", limit=HERO_CANDIDATES).photos
         if surest:
             found.append((max(surest, key=lambda photo: min(photo.width, HERO_WIDTH)), topic))
