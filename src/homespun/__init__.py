@@ -5,9 +5,7 @@ The public API of the engine. Names are loaded when they are first used, so that
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from homespun.errors import (
     BudgetError,
@@ -20,6 +18,7 @@ from homespun.errors import (
     ShapeError,
     TrainingError,
 )
+from homespun.lazy import lazy
 
 if TYPE_CHECKING:
     from homespun import data as data
@@ -52,33 +51,33 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_LAZY = {
-    "Graph": "homespun.graph",
-    "GraphBuilder": "homespun.graph",
-    "LossScale": "homespun.training",
-    "MemoryReport": "homespun.compile",
-    "MixedPrecision": "homespun.runtime",
-    "Predictor": "homespun.runtime",
-    "StepResult": "homespun.training",
-    "Trainer": "homespun.training",
-    "calibrate": "homespun.runtime",
-    "callbacks": "homespun.training",
-    "channel_saliency": "homespun.training",
-    "channel_statistics": "homespun.runtime",
+_HOMES = {
+    "Graph": "graph",
+    "GraphBuilder": "graph",
+    "LossScale": "training",
+    "MemoryReport": "compile",
+    "MixedPrecision": "runtime",
+    "Predictor": "runtime",
+    "StepResult": "training",
+    "Trainer": "training",
+    "calibrate": "runtime",
+    "callbacks": "training",
+    "channel_saliency": "training",
+    "channel_statistics": "runtime",
     "data": "",
-    "load": "homespun.formats",
-    "losses": "homespun.training",
-    "match_features": "homespun.training",
-    "metrics": "homespun.training",
-    "mixed_precision": "homespun.runtime",
-    "optim": "homespun.training",
-    "prune_channels": "homespun.compression",
-    "prune_weights": "homespun.compression",
-    "round_weights": "homespun.runtime",
-    "save": "homespun.formats",
-    "schedules": "homespun.training",
-    "sensitivity": "homespun.runtime",
-    "splice": "homespun.training",
+    "load": "formats",
+    "losses": "training",
+    "match_features": "training",
+    "metrics": "training",
+    "mixed_precision": "runtime",
+    "optim": "training",
+    "prune_channels": "compression",
+    "prune_weights": "compression",
+    "round_weights": "runtime",
+    "save": "formats",
+    "schedules": "training",
+    "sensitivity": "runtime",
+    "splice": "training",
     "zoo": "",
 }
 
@@ -92,19 +91,11 @@ __all__ = [
     "PausedError",
     "ShapeError",
     "TrainingError",
-    *_LAZY,
+    *_HOMES,
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        # With `name` and `obj` Python says which name was probably meant.
-        raise AttributeError(f"module 'homespun' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
-    import_module("homespun.ops")  # fills the table of operators that graphs are checked against
-    module = _LAZY[name]
-    value = getattr(import_module(module), name) if module else import_module(f"homespun.{name}")
-    globals()[name] = value
-    return value
+lazy(__name__, _HOMES, first="ops")  # which fills the table of operators that graphs are checked against
 
 
 def __dir__() -> list[str]:

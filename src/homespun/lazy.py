@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-_HOMES = "_lazy_homes"
+_HOMES, _FIRST = "_lazy_homes", "_lazy_first"
 
 
 class LazyPackage(ModuleType):
@@ -23,6 +23,8 @@ class LazyPackage(ModuleType):
         if name not in homes:
             # With `name` and `obj` Python says which name was probably meant.
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name, obj=self)
+        if first := self.__dict__[_FIRST]:
+            import_module(f"{self.__name__}.{first}")
         home = import_module(f"{self.__name__}.{homes[name] or name}")
         value = getattr(home, name) if homes[name] else home
         super().__setattr__(name, value)
@@ -34,12 +36,13 @@ class LazyPackage(ModuleType):
             super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:
-        return sorted({*self.__dict__, *self.__dict__[_HOMES]} - {_HOMES})
+        return sorted({*super().__dir__(), *self.__dict__[_HOMES]} - {_HOMES, _FIRST})
 
 
-def lazy(package: str, homes: Mapping[str, str]) -> None:
+def lazy(package: str, homes: Mapping[str, str], first: str = "") -> None:
     """Let a package find names in modules: `homes` has for each the module in the package that it stands in, or "" if
-    it is itself a module of the package."""
+    it is itself a module of the package. Before any of them the module `first` of the package is imported."""
     module = sys.modules[package]
+    setattr(module, _FIRST, first)
     setattr(module, _HOMES, homes)
     module.__class__ = LazyPackage
