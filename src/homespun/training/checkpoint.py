@@ -20,9 +20,10 @@ from homespun import _native
 from homespun.errors import FormatError, OptionError
 from homespun.formats import hsp
 from homespun.graph import Graph
+from homespun.options import not_negative
 from homespun.training import losses, optim, schedules
 from homespun.training.loss_scale import LossScale
-from homespun.training.optim.optimizer import MOST, not_negative
+from homespun.training.optim.optimizer import MOST
 from homespun.training.progress import Progress
 
 if TYPE_CHECKING:

@@ -17,11 +17,12 @@ import numpy as np
 from homespun.compile.training import CONTROL, HYPERS, LOSS, RANDOM, SCALE, Mode, TrainingProgram
 from homespun.errors import PausedError, ShapeError, TrainingError
 from homespun.graph import Array
+from homespun.options import not_negative
 from homespun.training.loss_scale import LossScale
 from homespun.training.losses import Loss
 from homespun.training.model_state import ModelState, named_arrays
 from homespun.training.optim import Optimizer
-from homespun.training.optim.optimizer import MOST, not_negative
+from homespun.training.optim.optimizer import MOST
 from homespun.training.pause import PauseSwitch
 from homespun.training.programs import Programs
 from homespun.training.state import Store

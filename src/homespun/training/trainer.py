@@ -16,13 +16,12 @@ from homespun.compile.training import TrainingProgram
 from homespun.errors import OptionError
 from homespun.graph import Array, Graph, check
 from homespun.graph.inputs import input_arrays
-from homespun.options import at_least_one
+from homespun.options import at_least_one, not_negative
 from homespun.training.budget import as_bytes, choose
 from homespun.training.loss_scale import LossScale
 from homespun.training.losses import Loss, LossFunction, as_loss
 from homespun.training.model_state import ModelState
 from homespun.training.optim import Optimizer
-from homespun.training.optim.optimizer import not_negative
 from homespun.training.pause import PauseSwitch
 from homespun.training.programs import STORAGE, Programs
 from homespun.training.progress import Progress

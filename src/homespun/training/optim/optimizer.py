@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
-import numpy as np
-
 from homespun.errors import OptionError
 from homespun.graph.graph import Attribute
+from homespun.options import not_negative
 
 #: The largest finite float32: kernels are told numbers as that.
 MOST = 3.4028234e38
-
-
-def not_negative(name: str, value: Any, most: float = math.inf) -> float:
-    """An option as a number from 0 to `most`. Raises `OptionError`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value <= most:
-        bound = "" if most == math.inf else ", finite"
-        raise OptionError(f"{name} is {value!r}; it must be a number{bound} and not negative")
-    return float(value)
 
 
 @dataclass(frozen=True)
