@@ -29,8 +29,7 @@ def fold_removed(model: Graph, removed: Mapping[str, Array], statistics: Statist
 
     `removed`: by tensor which of its channels go (C,), True. A layer stays as it is where there are no statistics of
     what it reads, or of fewer than `ENOUGH` pixels for each channel that stays, or where another layer has the same
-    weights. Raises `ShapeError` for statistics of another number of
-    channels.
+    weights. Raises `ShapeError` for statistics of another number of channels.
     """
     result = model.copy()
     readers = model.consumers()

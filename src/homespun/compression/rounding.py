@@ -13,7 +13,7 @@ import numpy as np
 from homespun.compression.feedback import round_with_feedback
 from homespun.compression.moments import Moments, expected_moments
 from homespun.compression.scales import MAX_CODE, largest_scales, least_error_scales, nearest_codes
-from homespun.compression.statistics import Statistics
+from homespun.compression.statistics import Statistics, mixes_channels
 from homespun.errors import OptionError
 from homespun.graph import Array, Graph, Node
 
@@ -61,8 +61,7 @@ def quantize_weights(
 
 def _mixes(node: Node, shape: tuple[int, ...]) -> bool:
     """Whether a layer has one weight for each pair of an input and an output channel."""
-    groups = int(node.attributes.get("groups", 1))  # type: ignore[arg-type]
-    return groups == 1 and int(np.prod(shape[:-2])) == 1
+    return mixes_channels(node) and int(np.prod(shape[:-2])) == 1
 
 
 def as_float16(weights: Array) -> Array | None:

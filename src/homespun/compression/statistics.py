@@ -29,10 +29,9 @@ Statistics = Mapping[str, ChannelStatistics]
 def mixing_layers(graph: Graph) -> list[Node]:
     """Layers whose every output is a linear function of all channels of their input: convolutions of one group, and
     linear layers, with weights of their own."""
-    return [
-        node
-        for node in graph.nodes
-        if node.op in ("conv2d", "linear")
-        and int(node.attributes.get("groups", 1)) == 1  # type: ignore[arg-type]
-        and graph.tensors[node.inputs[1]].data is not None
-    ]
+    return [node for node in graph.nodes if mixes_channels(node) and graph.tensors[node.inputs[1]].data is not None]
+
+
+def mixes_channels(node: Node) -> bool:
+    """Whether every output of a layer is a linear function of all channels of its input."""
+    return node.op in ("conv2d", "linear") and int(node.attributes.get("groups", 1)) == 1  # type: ignore[arg-type]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from homespun.compression import dequantize_per_channel, quantize_weights
-from homespun.graph import Array, Graph, check
+from homespun.graph import Array, Graph, Node, check
 from homespun.runtime.predictor import Predictor
 from homespun.runtime.samples import input_batches
 from homespun.runtime.statistics import channel_statistics
@@ -39,7 +40,8 @@ def round_weights(model: Graph, data: Any, *, threads: int = 2) -> Graph:
     result = model.copy()
     for name, pair in codes.items():
         result.tensors[name].data = dequantize_per_channel(*pair)
-    outputs = [(node.outputs[0], *found) for node in model.nodes if (found := _constant(model, node.outputs[0]))]
+    readers = model.consumers()
+    outputs = [(node.outputs[0], *found) for node in model.nodes if (found := _constant(model, node, readers))]
     if not outputs:
         return result
     some = batches[:: max(1, len(batches) * _BATCH // _FOR_MEANS)]
@@ -51,17 +53,16 @@ def round_weights(model: Graph, data: Any, *, threads: int = 2) -> Graph:
     return result
 
 
-def _constant(model: Graph, output: str) -> tuple[str, float] | None:
+def _constant(model: Graph, layer: Node, readers: Mapping[str, list[Node]]) -> tuple[str, float] | None:
     """The array that a constant of a layer's output goes into, and the sign with which: None if there is none, or if
     something else reads it too."""
-    producer, readers = model.producers()[output], model.consumers()
-    if producer.op not in ("conv2d", "linear"):
+    if layer.op not in ("conv2d", "linear"):
         return None
-    behind = readers.get(output, [])
-    if len(behind) == 1 and behind[0].op == "batch_norm" and output not in model.outputs:
+    behind = readers.get(layer.outputs[0], [])
+    if len(behind) == 1 and behind[0].op == "batch_norm" and layer.outputs[0] not in model.outputs:
         found, sign = behind[0].inputs[3], 1.0
     else:
-        found, sign = (*producer.inputs, "")[2], -1.0
+        found, sign = (*layer.inputs, "")[2], -1.0
     good = bool(found) and model.tensors[found].data is not None and len(readers[found]) == 1
     return (found, sign) if good else None
 
