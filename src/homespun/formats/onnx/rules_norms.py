@@ -15,13 +15,7 @@ from homespun.graph import Array
 
 def layer_norm(imp: Conversion, node: ForeignNode) -> None:
     """`LayerNormalization` over the last axis."""
-    value = imp.value(node.inputs[0])
-    rank = len(imp.shape(node.inputs[0]))
-    axis = node.get("axis", -1)
-    if axis not in (-1, rank - 1):
-        raise Unsupported(f"it normalises over the axes from {axis} on; over the last, it can be read")
-    if value.image is not None or value.axes[-1] != rank - 1:
-        value = imp.laid_out(value, identity(rank))
+    value = _last_axis_last(imp, node)
     weight = imp.constant(node, 1, "weight")
     bias = imp.constant(node, 2, "bias") if node.has(2) else np.zeros_like(weight)
     arrays = [imp.layer_weight(node.inputs[1], "weight", weight)]
@@ -51,15 +45,21 @@ def batch_norm(imp: Conversion, node: ForeignNode) -> None:
 
 def rms_norm(imp: Conversion, node: ForeignNode) -> None:
     """`RMSNormalization` over the last axis: x / sqrt(mean(x^2) + epsilon) * scale."""
-    value, rank = imp.value(node.inputs[0]), len(imp.shape(node.inputs[0]))
-    if node.get("axis", -1) not in (-1, rank - 1):
-        raise Unsupported(f"it normalises over the axes from {node.get('axis', -1)} on; over the last, it can be read")
-    if value.image is not None or value.axes[-1] != rank - 1:
-        value = imp.laid_out(value, identity(rank))
+    value = _last_axis_last(imp, node)
     mean = imp.emit("reduce_mean", [imp.emit("square", [value.name])], axes=(-1,), keep_axes=True)
     y = _by_root(imp, value.name, mean, node)
     weight = imp.layer_weight(node.inputs[1], "weight", imp.constant(node, 1, "scale"))
     imp.set(node.outputs[0], imp.emit("mul", [y, weight]), value.axes)
+
+
+def _last_axis_last(imp: Conversion, node: ForeignNode) -> Value:
+    """What a norm over the last axis reads, with that axis in its place."""
+    value, rank, axis = imp.value(node.inputs[0]), len(imp.shape(node.inputs[0])), node.get("axis", -1)
+    if axis not in (-1, rank - 1):
+        raise Unsupported(f"it normalises over the axes from {axis} on; over the last, it can be read")
+    if value.image is not None or value.axes[-1] != rank - 1:
+        value = imp.laid_out(value, identity(rank))
+    return value
 
 
 def group_norm(imp: Conversion, node: ForeignNode) -> None:
