@@ -11,17 +11,9 @@ from homespun.compile import training
 from homespun.compile.passes.update_by_product import MOST_ROWS
 from homespun.graph import Array, Graph
 from homespun.training import Trainer
+from tests.compile.optimizers import OPTIMIZERS
 
 INNER, CLASSES, BATCH = 45, 71, 9
-OPTIMIZERS = [
-    optim.SGD(0.1),
-    optim.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
-    optim.Adam(0.01, weight_decay=0.01, clip_value=0.003),
-    optim.AdamW(0.01, weight_decay=0.1),
-    optim.RMSprop(0.01, momentum=0.5),
-    optim.Adagrad(0.1),
-    optim.Lion(0.01),
-]
 
 
 def two_layers() -> Graph:

@@ -15,18 +15,10 @@ from homespun.compile.autodiff import GraphExtension
 from homespun.graph import Array, Graph
 from homespun.training import Trainer
 from homespun.zoo.tinybert import Size
+from tests.compile.optimizers import OPTIMIZERS
 
 VOCABULARY, WIDTH, WORDS = 203, 37, 6
 TABLE = np.random.default_rng(1).standard_normal((VOCABULARY, WIDTH)).astype(np.float32)
-OPTIMIZERS = [
-    optim.SGD(0.1),
-    optim.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
-    optim.Adam(0.01, weight_decay=0.01, clip_value=0.003),
-    optim.AdamW(0.01, weight_decay=0.1),
-    optim.RMSprop(0.01, momentum=0.5),
-    optim.Adagrad(0.1),
-    optim.Lion(0.01),
-]
 
 
 def bag_of_words() -> Graph:
